@@ -1,0 +1,319 @@
+"""Executes the numbered notebooks in order; `ci/tutorial` calls it inside the environment."""
+
+import argparse
+import ast
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from clims_lib.artifacts import read_json, write_json  # noqa: E402
+from clims_lib.config import PROFILES, Profile, did_you_mean, load_profile  # noqa: E402
+from clims_lib.report import render_report  # noqa: E402
+from clims_lib.results import beyond_spread, gather_results, results_table  # noqa: E402
+
+REQUIRED = ("PROFILE", "SEED", "OVERRIDES")  # in every notebook's parameters cell
+STATE = "clims_tutorial"  # the executed notebook's metadata that says what it was made from
+
+
+class TutorialError(ValueError):
+    """Something the user can put right; the message says what."""
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A source notebook: its path, its cells and the names in its parameters cell."""
+
+    path: Path
+    cells: list
+    parameters: frozenset[str]
+
+    @property
+    def code(self) -> list[str]:
+        return [cell.source for cell in self.cells if cell.cell_type == "code"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        prepare_kernels()
+        run(options)
+    except ValueError as error:
+        print(f"ci/tutorial: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("ci/tutorial: interrupted; running it again goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="ci/tutorial", description=__doc__.split(";")[0] + ".",
+                                     allow_abbrev=False)
+    parser.add_argument("--profile", default="mini",
+                        help="name in clims_lib/profiles or a .toml file (default: mini)")
+    parser.add_argument("--only", nargs="+", metavar="NN", default=[],
+                        help="execute only these notebooks, e.g. --only 03 04")
+    parser.add_argument("--fresh", action="store_true",
+                        help="delete the profile's outputs and make everything again; with --only, "
+                             "execute those notebooks again and delete nothing")
+    parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="values",
+                        help="set a notebook parameter (SEED=1) or a setting (clims.epochs=2)")
+    parser.add_argument("--notebooks", type=Path, default=ROOT / "notebooks",
+                        help="folder of the notebooks (default: notebooks)")
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Execute what is not up to date, then gather results.json and report.html."""
+    everything = find_notebooks(options.notebooks)
+    chosen = choose(everything, options.only)
+    parameters = read_parameters(options.values, everything)
+    parameters["PROFILE"] = options.profile
+    if options.profile.endswith(".toml"):  # kernels start in the root, not where we are
+        parameters["PROFILE"] = str(Path(options.profile).resolve())
+    profile = load_profile(parameters["PROFILE"], parameters["OVERRIDES"])
+    with locked(profile.outputs):
+        if options.fresh and not options.only:
+            delete(profile.outputs)
+        profile.outputs.mkdir(parents=True, exist_ok=True)
+        with tqdm(chosen, desc="notebooks", unit="notebook", position=0) as bar:
+            for notebook in bar:
+                state = state_of(notebook, everything, parameters)
+                executed = profile.outputs / notebook.path.name
+                if is_finished(executed, state) and not options.fresh:
+                    tqdm.write(f"{notebook.path.name}: nothing changed, kept")
+                    continue
+                seconds = execute(notebook, executed, parameters, state)
+                tqdm.write(f"{notebook.path.name}: {seconds:.0f} s")
+        gather(profile, whole=not options.only)
+
+
+def find_notebooks(folder: Path) -> list[Notebook]:
+    """Return the numbered notebooks in order; raises TutorialError where one cannot take part."""
+    paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not paths:
+        raise TutorialError(f"no notebooks named NN_*.ipynb in {folder}")
+    notebooks = []
+    for path in paths:
+        cells = nbformat.read(path, as_version=4).cells
+        tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
+        names = assigned_names(tagged[0]) if tagged else frozenset()
+        missing = [name for name in REQUIRED if name not in names]
+        if missing:
+            raise TutorialError(f"{path.name} needs a cell tagged `parameters` that sets "
+                                f"{', '.join(missing)}")
+        notebooks.append(Notebook(path, cells, names))
+    return notebooks
+
+
+def assigned_names(source: str) -> frozenset[str]:
+    targets = [t for node in ast.parse(source).body if isinstance(node, ast.Assign)
+               for t in node.targets]
+    targets += [n.target for n in ast.parse(source).body if isinstance(n, ast.AnnAssign)]
+    return frozenset(target.id for target in targets if isinstance(target, ast.Name))
+
+
+def choose(notebooks: list[Notebook], only: list[str]) -> list[Notebook]:
+    """Return the notebooks whose names start with one of the given numbers, in their order."""
+    numbers = [notebook.path.name[:2] for notebook in notebooks]
+    for number in only:
+        if number not in numbers:
+            raise TutorialError(f"--only {number}: no such notebook; there are "
+                                f"{', '.join(numbers)}")
+    return [n for n in notebooks if not only or n.path.name[:2] in only]
+
+
+def read_parameters(values: list[str], notebooks: list[Notebook]) -> dict:
+    """Return {name: value} for papermill; settings of the profile are gathered in OVERRIDES."""
+    names = frozenset().union(*(notebook.parameters for notebook in notebooks))
+    settings = {field.name for field in fields(Profile)} - {"name", "seed"}
+    parameters: dict = {"OVERRIDES": []}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise TutorialError(f"-p takes name=value, not {text!r}")
+        if name == "PROFILE":
+            raise TutorialError("use --profile instead of -p PROFILE=...")
+        if name == "OVERRIDES":
+            raise TutorialError("give each setting by itself, as in -p clims.epochs=2")
+        if name in names:
+            parameters[name] = literal(value)
+        elif "." in name or name in settings:
+            parameters["OVERRIDES"].append(text)
+        else:
+            nearest = name.upper() if name.upper() in names else name
+            raise TutorialError(f"-p {name}: no notebook has this parameter"
+                                f"{did_you_mean(nearest, names | settings)}")
+    return parameters
+
+
+def literal(text: str):
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def parameters_of(notebook: Notebook, parameters: dict) -> dict:
+    return {name: value for name, value in parameters.items() if name in notebook.parameters}
+
+
+def state_of(notebook: Notebook, notebooks: list[Notebook], parameters: dict) -> str:
+    """Return a hash of all that can change an executed notebook.
+
+    That is its source, its parameters, its predecessors' code, the library, the profile and the
+    committed results it quotes; prose of other notebooks is left out, so that correcting a
+    sentence executes one notebook.
+    """
+    before = [n for n in notebooks if n.path.name < notebook.path.name]
+    profile = parameters["PROFILE"]
+    profile_file = Path(profile) if profile.endswith(".toml") else PROFILES / f"{profile}.toml"
+    files = [*sorted((ROOT / "clims_lib").glob("*.py")), profile_file,
+             *sorted((ROOT / "data" / "results").glob("*.json"))]
+    parts = [
+        [(cell.cell_type, cell.source) for cell in notebook.cells],
+        [n.code for n in before],
+        [parameters_of(n, parameters) for n in [*before, notebook]],
+        [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files],
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def is_finished(executed: Path, state: str) -> bool:
+    if not executed.is_file():
+        return False
+    try:
+        return nbformat.read(executed, as_version=4).metadata.get(STATE, {}).get("state") == state
+    except Exception:  # not a notebook any more: execute it again
+        return False
+
+
+def execute(notebook: Notebook, executed: Path, parameters: dict, state: str) -> float:
+    """Execute one notebook into place and return its seconds.
+
+    Until it is finished its copy is called NN_*.unfinished.ipynb, so that a finished copy is whole.
+    """
+    unfinished = executed.with_suffix(".unfinished.ipynb")
+    started = time.time()
+    bar = {"desc": notebook.path.stem, "position": 1, "leave": False}
+    try:
+        papermill.execute_notebook(
+            str(notebook.path), str(unfinished), parameters_of(notebook, parameters),
+            kernel_name="python3", progress_bar=bar, cwd=str(ROOT),
+            extra_arguments=["--IPKernelApp.log_level=ERROR"])  # it warns of local sockets
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:  # a failing cell, a dead kernel
+        raise TutorialError(failure(notebook, unfinished, error)) from error
+    seconds = time.time() - started
+    result = nbformat.read(unfinished, as_version=4)
+    result.metadata[STATE] = {"state": state, "seconds": round(seconds, 1)}
+    nbformat.write(result, unfinished)
+    os.replace(unfinished, executed)
+    return seconds
+
+
+def failure(notebook: Notebook, unfinished: Path, error: Exception) -> str:
+    """Return which cell of the source notebook failed, its first line and the error."""
+    what = (f"{error.ename}: {error.evalue}" if isinstance(error, papermill.PapermillExecutionError)
+            else f"{type(error).__name__}: {error}")
+    if isinstance(error, DeadKernelError):
+        what += " (often: not enough memory)"
+    where = notebook.path.name
+    cell = failed_cell(unfinished)
+    if cell is not None:
+        first = next((line for line in cell.source.splitlines() if line.strip()), "")
+        sources = [c.source for c in notebook.cells]
+        number = f"cell {sources.index(cell.source) + 1} of {len(sources)}, " \
+            if cell.source in sources else ""
+        where += f", {number}In [{cell.execution_count}]: {first.strip()}"
+    return (f"stopped at {where}\n{what.strip()}\nThe notebook up to there is {unfinished}. What "
+            "was finished is kept: running the same command again goes on from there.")
+
+
+def failed_cell(unfinished: Path):
+    """Return the code cell that failed or was at work last; None if the kernel never started."""
+    if not unfinished.is_file():
+        return None
+    started = [cell for cell in nbformat.read(unfinished, as_version=4).cells
+               if cell.cell_type == "code" and cell.metadata.get("papermill", {}).get("start_time")]
+    failed = [cell for cell in started if cell.metadata.papermill.get("exception")]
+    return next(iter(failed or reversed(started)), None)
+
+
+def gather(profile: Profile, whole: bool) -> None:
+    """Write results.json and report.html and print this run beside the committed table."""
+    metrics = profile.outputs / "metrics"
+    if not any(metrics.glob("*.json")):
+        print("Nothing was measured, so there is no results.json.")
+        return
+    try:
+        results = gather_results(metrics)
+    except ValueError as error:
+        if whole:
+            raise
+        print(f"results.json is left as it was: {error}")
+        return
+    committed_file = ROOT / "data" / "results" / f"{profile.name}.json"
+    committed = read_json(committed_file) if committed_file.is_file() else {"rows": []}
+    write_json(profile.outputs / "results.json", results)
+    render_report(results, profile.outputs / "figures", profile.outputs / "report.html", committed)
+    print("\nTest split, per cent" + (", committed mean ± spread over seeds beside it"
+                                      if committed["rows"] else ""))
+    print(results_table(results["rows"], committed["rows"]))
+    for sentence in beyond_spread(results["rows"], committed["rows"]):
+        print(f"note: {sentence}")
+    print(f"\n{profile.outputs / 'report.html'}")
+
+
+@contextlib.contextmanager
+def locked(outputs: Path) -> Iterator[None]:
+    """Keep a second ci/tutorial from writing into the same outputs at the same time."""
+    outputs.parent.mkdir(parents=True, exist_ok=True)
+    with open(outputs.with_name(f".{outputs.name}.lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TutorialError(f"another ci/tutorial is at work in {outputs}") from None
+        yield
+
+
+def prepare_kernels() -> None:
+    """Let kernels be this interpreter, find clims_lib and show figures inside the notebooks."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # else a kernel of the home folder wins
+    os.environ.pop("MPLBACKEND", None)
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else each kernel warns on Python 3.11+
+
+
+def delete(outputs: Path) -> None:
+    """Delete a profile's outputs, but never a folder that may hold anything else."""
+    if not outputs.is_dir():
+        return
+    if not outputs.is_relative_to(ROOT / "outputs") and not (outputs / "metrics").is_dir():
+        raise TutorialError(f"--fresh would delete {outputs}, which does not look like outputs of "
+                            "this tutorial; delete it yourself")
+    print(f"--fresh: deleting {outputs}")
+    shutil.rmtree(outputs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Folders that are either whole or absent, named by what produced them.
+
+`artifact` gives a stage's result a folder `<name>-<key>`; the key is a hash of the stage's recipe
+(its settings, its seed, its inputs' keys). Changing a setting changes the key and the old result
+stays. A stage that is interrupted finds its checkpoint in the partial folder and goes on from it.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+MANIFEST, CHECKPOINT = "manifest.json", "checkpoint.pt"
+
+
+def artifact(root: Path, name: str, recipe: dict, make: Callable[[Path], None]) -> Path:
+    """Return the folder `root/<name>-<key>`, calling `make(partial folder)` only if it is absent.
+
+    Two processes that ask for the same artifact wait for each other. `make` must leave its work
+    in the folder it is handed; when it is interrupted that folder is handed to it again.
+    Raises ValueError for a name with a path separator or a recipe that is not plain data.
+    """
+    if not name or Path(name).name != name:
+        raise ValueError(f"an artifact's name is one folder name, not {name!r}")
+    recipe = json.loads(_canonical(recipe))
+    folder = Path(root) / f"{name}-{key_of(recipe)}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.parent / f".{folder.name}.lock"):
+        if not folder.is_dir():  # it may have been finished while we waited for the lock
+            _make(folder, recipe, make)
+    return folder
+
+
+def key_of(recipe: Any) -> str:
+    """Return the first 10 hex digits of the SHA-256 of the recipe's canonical JSON."""
+    return hashlib.sha256(_canonical(recipe).encode()).hexdigest()[:10]
+
+
+def key_in(folder: Path) -> str:
+    """Return the key a finished artifact's folder name ends with: an input of the next recipe."""
+    return Path(folder).name.rpartition("-")[2]
+
+
+def read_manifest(folder: Path) -> dict:
+    """Return a finished artifact's recipe, the seconds it took and when it was finished."""
+    return read_json(Path(folder) / MANIFEST)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that becomes `path` when the block ends, and vanishes if it fails."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())  # else a power cut could leave the new name on empty content
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON in one step, so that no reader sees half of it."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=_plain)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises ValueError naming the file when it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); delete it and make it again") from error
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write named tensors as safetensors in one step."""
+    # safetensors refuses views that share memory, so every tensor is stored by itself
+    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(owned, temporary)
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read named tensors; raises ValueError naming the file when it is broken."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise ValueError(f"{path} is not a safetensors file ({error})") from error
+
+
+def save_checkpoint(folder: Path, step: int, **states: Any) -> None:
+    """Write where a training stands: models, optimisers, generators, or their plain states.
+
+    An object with `state_dict` (or a `torch.Generator`) is asked for its state; tensors, numbers
+    and dictionaries of them are stored as they are. Hand in `rng=torch.get_rng_state()` if the
+    training draws from the global generator (dropout does).
+    """
+    with atomic_path(Path(folder) / CHECKPOINT) as temporary:
+        torch.save({"step": step} | {name: _state(v) for name, v in states.items()}, temporary)
+
+
+def load_checkpoint(folder: Path) -> dict | None:
+    """Return what `save_checkpoint` wrote, `step` included, or None when there is nothing."""
+    path = Path(folder) / CHECKPOINT
+    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+
+
+def resume(folder: Path, **objects: Any) -> int:
+    """Load a checkpoint into models, optimisers and generators; return its step (0 if none)."""
+    checkpoint = load_checkpoint(folder)
+    if checkpoint is None:
+        return 0
+    for name, value in objects.items():
+        load = value.set_state if isinstance(value, torch.Generator) else value.load_state_dict
+        load(checkpoint[name])
+    return checkpoint["step"]
+
+
+def _make(folder: Path, recipe: dict, make: Callable[[Path], None]) -> None:
+    partial = folder.with_name(f"{folder.name}.partial")
+    partial.mkdir(exist_ok=True)
+    manifest = {"recipe": recipe, "seconds": _seconds_so_far(partial)}
+    before, started = manifest["seconds"], time.time()
+    write_json(partial / MANIFEST, manifest | {"started": started})
+    try:
+        make(partial)
+    finally:  # also when interrupted: the next attempt adds to these seconds
+        manifest["seconds"] = round(before + time.time() - started, 2)
+        write_json(partial / MANIFEST, manifest)
+    for leftover in [*partial.rglob(CHECKPOINT), *partial.rglob(".*.tmp")]:
+        leftover.unlink()
+    finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    write_json(partial / MANIFEST, manifest | {"finished": finished})
+    os.replace(partial, folder)
+
+
+def _seconds_so_far(partial: Path) -> float:
+    """Seconds of earlier attempts; of a killed one, those up to the last file it wrote."""
+    if not (partial / MANIFEST).is_file():
+        return 0.0
+    manifest = read_json(partial / MANIFEST)
+    if "started" not in manifest:
+        return manifest["seconds"]
+    last = max(path.stat().st_mtime for path in partial.rglob("*"))
+    return manifest["seconds"] + max(0.0, last - manifest["started"])
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released by the system even if the process is killed
+        yield
+
+
+def _canonical(recipe: Any) -> str:
+    try:
+        return json.dumps(
+            recipe, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a recipe holds only plain values: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"{type(value).__name__} {value!r} cannot be written as JSON")
+
+
+def _state(value: Any) -> Any:
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    return value.state_dict() if hasattr(value, "state_dict") else value

@@ -1,0 +1,149 @@
+"""Pictures with captions for the small CLIP: whole scenes and cut-outs, described by what is seen.
+
+OpenAI's CLIP met cut-out pictures, logos and product photos on the web; a small CLIP has to be shown
+some. The cut-outs are drawn from the generator's own layers. Neither CLIP nor CLIMS is ever given a
+mask: CLIP gets a picture and a sentence. Notebook 02 measures what a CLIP without them does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clims_lib.prompts import with_article
+
+# How a view is cut, and how often. A view says only what it still shows.
+CUTS = {
+    "whole": 0.22,  # the scene as it is
+    "alone": 0.12,  # one thing, everything else removed
+    "hole": 0.26,  # everything but the objects: a hole in the shape of a train
+    "subset": 0.08,  # any of the things
+    "blobs": 0.14,  # soft round windows, wherever they fall
+    "parts": 0.12,  # one object with a piece missing, or that piece
+    "blank": 0.04,  # nothing at all
+    "dimmed": 0.02,  # the whole scene, darker
+}
+SEEN = 0.3  # a thing is named when at least this share of it is still to be seen
+EMPTY = ("an empty picture", "nothing")
+PREFIXES = ("", "", "a photo of ", "a picture of ")
+
+
+def keep_weights(cut: str, things: Sequence, generator: torch.Generator) -> Tensor:
+    """(T,) weights in {0, 1}: which things of a scene stay in the picture under this cut."""
+    objects = torch.tensor([float(t.is_object) for t in things])
+    draw = torch.rand(len(things), generator=generator)
+    if cut == "blank":
+        return torch.zeros(len(things))
+    if cut == "hole" and objects.any():
+        # Mostly all objects go; sometimes only one of them, so that holes and objects also meet.
+        one = torch.zeros(len(things)).scatter(0, (draw * objects).argmax()[None], 1.0)
+        return 1 - (objects if torch.rand((), generator=generator) < 0.7 else one)
+    if cut in ("alone", "parts"):
+        among = objects if objects.any() and (cut == "parts" or draw[0] < 0.75) else 1 - objects
+        among = among if among.any() else objects
+        return torch.zeros(len(things)).scatter(0, ((draw + 0.01) * among).argmax()[None], 1.0)
+    if cut == "subset":
+        return (draw < 0.5).float()
+    return torch.ones(len(things))
+
+
+def soft_blobs(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """(count, size, size) soft windows in [0, 1]: a disc with blurred edge, or all but that disc."""
+    r = lambda: torch.rand((count, 1, 1), generator=generator)  # noqa: E731
+    y = torch.linspace(0, 1, size)[None, :, None]
+    x = torch.linspace(0, 1, size)[None, None, :]
+    radius, stretch = 0.12 + 0.35 * r(), 0.5 + r()
+    distance = (((y - r()) / stretch) ** 2 + ((x - r()) * stretch) ** 2).sqrt()
+    blob = torch.sigmoid((radius - distance) / (0.02 + 0.08 * r()))
+    return torch.where(r() < 0.5, blob, 1 - blob)
+
+
+def half_planes(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """(count, size, size) windows in {0, 1} with one straight edge of random place and direction."""
+    angle = 2 * torch.pi * torch.rand((count, 1, 1), generator=generator)
+    offset = 0.5 * torch.rand((count, 1, 1), generator=generator) - 0.25
+    grid = torch.linspace(-0.5, 0.5, size)
+    return (grid[:, None] * angle.sin() + grid[None] * angle.cos() > offset).float()
+
+
+def rough_edges(keep: Tensor, generator: torch.Generator) -> Tensor:
+    """Grow, shrink or blur (as an upsampled CAM is blurred) the windows (V, H, W) at random."""
+    choice = torch.rand(len(keep), generator=generator)
+    grown = F.max_pool2d(keep[:, None], 3, 1, 1)[:, 0]
+    shrunk = -F.max_pool2d(-keep[:, None], 3, 1, 1)[:, 0]
+    coarse = F.avg_pool2d(keep[:, None], 4)
+    blurred = F.interpolate(coarse, keep.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    out = torch.where((choice < 0.15)[:, None, None], grown, keep)
+    out = torch.where(((choice >= 0.15) & (choice < 0.25))[:, None, None], shrunk, out)
+    return torch.where((choice >= 0.5)[:, None, None], blurred, out)
+
+
+def caption(seen: Sequence, generator: torch.Generator) -> str:
+    """A short sentence that names the things seen: objects first, then some of the grounds.
+
+    Web captions are incomplete: where an object is seen, each ground is named half of the time.
+    """
+    rand = lambda: float(torch.rand((), generator=generator))  # noqa: E731
+    objects = [with_article(t.noun) for t in seen if t.is_object]
+    grounds = [t.noun for t in seen if not t.is_object]
+    if objects:
+        grounds = [g for g in grounds if rand() < 0.5]
+    elif len(grounds) > 1:
+        grounds = [g for g in grounds if rand() < 0.75] or grounds[:1]
+    if not objects and not grounds:
+        return EMPTY[int(rand() < 0.5)]
+    names = list(dict.fromkeys(objects)) + list(dict.fromkeys(grounds))
+    prefix = PREFIXES[int(rand() * len(PREFIXES))]
+    if len(objects) == 1 and len(names) == 1 and rand() < 0.5:  # "a photo of train", as CLIMS says
+        names = [seen[[t.is_object for t in seen].index(True)].noun]
+    return prefix + " and ".join(names)
+
+
+def cut_views(
+    images: Tensor,
+    thing_maps: Tensor,
+    things: Sequence[Sequence],
+    generator: torch.Generator,
+    cuts: Mapping[str, float] = CUTS,
+) -> tuple[Tensor, list[str]]:
+    """One cut view of each scene and its caption.
+
+    images: (V, 3, H, W) in CLIP's normalised units (mean colour = 0); thing_maps: (V, H, W) indices
+    into things[v]. Repeat a scene to get several views of it: two views in one batch are each
+    other's hard negatives. Returns pictures (V, 3, H, W) and V captions.
+    """
+    unknown = set(cuts) - set(CUTS)
+    if unknown:
+        raise ValueError(f"unknown cuts {sorted(unknown)}; known: {sorted(CUTS)}")
+    count, size = len(images), images.shape[-1]
+    names = list(cuts)
+    which = torch.multinomial(torch.tensor(list(cuts.values())), count, True, generator=generator)
+    width = max(len(t) for t in things)
+    weights = torch.zeros(count, width)
+    for v, scene in enumerate(things):
+        weights[v, : len(scene)] = keep_weights(names[which[v]], scene, generator)
+    maps = thing_maps.long()
+    keep = weights.gather(1, maps.flatten(1)).view(maps.shape)
+    is_cut = lambda name: which == names.index(name) if name in names else which < 0  # noqa: E731
+    blobs, planes = is_cut("blobs"), is_cut("parts")
+    keep[blobs] = soft_blobs(int(blobs.sum()), size, generator)
+    keep[planes] *= half_planes(int(planes.sum()), size, generator)
+    whole = is_cut("whole") | is_cut("dimmed")
+    keep = torch.where(whole[:, None, None], keep, rough_edges(keep, generator))
+
+    area = torch.zeros(count, width).scatter_add(1, maps.flatten(1), torch.ones_like(keep).flatten(1))
+    left = torch.zeros(count, width).scatter_add(1, maps.flatten(1), keep.flatten(1))
+    visible = (left > SEEN * area) & (left > 0.006 * size * size)
+    captions = [
+        caption([t for t, ok in zip(scene, visible[v].tolist(), strict=False) if ok], generator)
+        for v, scene in enumerate(things)
+    ]
+    fill = torch.rand((count, 1, 1, 1), generator=generator)
+    colour = 4 * torch.rand((count, 3, 1, 1), generator=generator) - 2
+    colour = torch.where(fill < 0.75, 0.0, torch.where(fill < 0.85, -1.8, colour))
+    gain = torch.where(is_cut("dimmed"), 0.5, 1.0)[:, None, None, None]
+    keep = keep[:, None]
+    return images * keep * gain + colour * (1 - keep), captions

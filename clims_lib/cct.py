@@ -1,0 +1,418 @@
+"""Cross-consistency training, CCT: semi-supervised segmentation (Ouali et al., CVPR 2020).
+
+A few pictures have pixel labels, most have none. Encoder and main decoder learn from the few; on
+the others, auxiliary decoders see perturbed features and must agree with the main decoder, which
+sees the features as they are. Pseudo masks made from image-level labels (section 3.4; here from
+CLIMS) can be learnt besides. Only encoder and main decoder segment at test time.
+
+Shapes: B pictures of H x W pixels, features z of C channels at h x w = H/stride x W/stride,
+L = K + 1 labels with the background as 0; 255 in a mask is ignored. Derived in notebook 06.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+IGNORE = 255
+
+
+# ---- The network (section 3.2) ------------------------------------------------------------------
+
+
+class PyramidPooling(nn.Module):
+    """Give every position a summary of its surroundings at four scales (Zhao et al., CVPR 2017).
+
+    (B, channels, h, w) -> (B, out_channels, h, w). Raises ValueError for one picture in training:
+    the coarsest summary is one value a picture, too few for batch normalisation.
+    """
+
+    def __init__(self, channels: int, out_channels: int, bins: Sequence[int] = (1, 2, 3, 6)):
+        super().__init__()
+        self.summaries = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(size), *_conv(channels, out_channels, 1))
+            for size in bins
+        )
+        self.mix = _conv(channels + len(bins) * out_channels, out_channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) < 2:
+            raise ValueError("training needs at least two pictures in a batch (normalisation)")
+        return self.mix(torch.cat([x] + [_resize(s(x), x.shape[-2:]) for s in self.summaries], 1))
+
+
+class Decoder(nn.Sequential):
+    """Label scores from features: a 1x1 convolution, then pixel shuffles that each double the size.
+
+    (B, channels, h, w) -> (B, num_labels, h * stride, w * stride). The shuffles start as plain
+    enlargement, so there is no checkerboard. Two small changes to the published decoder: they start
+    from the identity instead of a random mixture of labels, and the last has no ReLU, which would
+    keep scores from falling below 0 (and some labels from learning at all).
+    """
+
+    def __init__(self, channels: int, num_labels: int, stride: int):
+        layers = [nn.Conv2d(channels, num_labels, 1)]
+        for _ in range(int(math.log2(stride))):
+            shuffle = nn.Conv2d(num_labels, 4 * num_labels, 1)
+            # PixelShuffle(2) makes channels 4k .. 4k + 3 the four quarters of label k's pixels
+            start = torch.eye(num_labels).repeat_interleave(4, dim=0)
+            shuffle.weight.data.copy_(start[:, :, None, None])
+            nn.init.zeros_(shuffle.bias)
+            layers += [nn.ReLU(), shuffle, nn.PixelShuffle(2)]
+        super().__init__(*layers)
+
+
+class CCT(nn.Module):
+    """Encoder (backbone and pyramid pooling), main decoder, one auxiliary decoder a perturbation.
+
+    `backbone` maps normalised pictures (B, 3, H, W) to (B, channels, H/stride, W/stride); names in
+    `perturbations` may repeat (published: six each of feature_drop, feature_noise, dropout and
+    guided_cutout, two each of the others). Published: stride 8, 2048 channels, 512 feature
+    channels. Raises ValueError for unknown perturbations and strides that are not powers of two.
+    """
+
+    def __init__(self, backbone: nn.Module, channels: int, num_labels: int, feature_channels: int,
+                 perturbations: Sequence[str] = (), stride: int = 4):
+        super().__init__()
+        unknown = sorted(set(perturbations) - set(PERTURBATIONS))
+        if unknown:
+            raise ValueError(f"unknown perturbations {unknown}; choose from {list(PERTURBATIONS)}")
+        if stride < 1 or stride & (stride - 1):
+            raise ValueError(f"stride is {stride}, but must be a power of two: shuffles double")
+        if num_labels < 2:
+            raise ValueError(f"num_labels is {num_labels}: give K + 1, with the background")
+        self.num_labels, self.perturbations = num_labels, tuple(perturbations)
+        self.backbone = backbone
+        self.pyramid = PyramidPooling(channels, feature_channels)
+        self.main_decoder = Decoder(feature_channels, num_labels, stride)
+        self.auxiliary_decoders = nn.ModuleList(
+            Decoder(feature_channels, num_labels, stride) for _ in self.perturbations
+        )
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Normalised pictures (B, 3, H, W) -> features z (B, feature_channels, h, w)."""
+        return self.pyramid(self.backbone(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised pictures (B, 3, H, W) -> the main decoder's scores (B, L, H, W), float32."""
+        return _resize(self.main_decoder(self.encode(images)).float(), images.shape[-2:])
+
+    def auxiliary_scores(self, z: Tensor, prediction: Tensor, generator: Generator) -> list[Tensor]:
+        """Scores (B, L, h * stride, w * stride) of every auxiliary decoder on its perturbed z."""
+        return [
+            decoder(PERTURBATIONS[name](z, prediction, decoder, generator)).float()
+            for name, decoder in zip(self.perturbations, self.auxiliary_decoders, strict=True)
+        ]
+
+
+def _conv(channels: int, out_channels: int, size: int) -> nn.Sequential:
+    conv = nn.Conv2d(channels, out_channels, size, padding=size // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+
+
+# ---- The seven perturbations (section 3.3): z (B, C, h, w) -> perturbed z, same shape ------------
+
+
+def feature_drop(z: Tensor, generator: Generator, low: float = 0.6, high: float = 0.9) -> Tensor:
+    """Zero the most active region: where the channels' mean reaches U(low, high) of its maximum."""
+    activity = z.mean(1, keepdim=True)
+    share = _uniform((len(z), 1, 1, 1), low, high, z, generator)
+    return z * (activity < share * activity.amax((2, 3), keepdim=True))
+
+
+def feature_noise(z: Tensor, generator: Generator, strength: float = 0.3) -> Tensor:
+    """Change every value by up to `strength` of itself, so the noise fits the signal's size."""
+    return z * (1 + _uniform(z.shape, -strength, strength, z, generator))
+
+
+def dropout(z: Tensor, generator: Generator, rate: float = 0.5) -> Tensor:
+    """Zero whole channels (spatial dropout) and scale the others by 1 / (1 - rate)."""
+    keep = _uniform((*z.shape[:2], 1, 1), 0, 1, z, generator) >= rate
+    return z * keep / (1 - rate)
+
+
+def object_mask(z: Tensor, prediction: Tensor) -> Tensor:
+    """Zero what the prediction (B, L, any size) takes for an object: guess it from its context."""
+    return z * (_labels_at(z, prediction) == 0)
+
+
+def context_mask(z: Tensor, prediction: Tensor) -> Tensor:
+    """Zero the predicted background: know the object without its context."""
+    return z * (_labels_at(z, prediction) > 0)
+
+
+def guided_cutout(z: Tensor, prediction: Tensor, generator: Generator,
+                  erase: float = 0.4) -> Tensor:
+    """Zero a random box inside every predicted object's box, with `erase` times its sides.
+
+    One object a label and picture; the published code boxes every contour instead.
+    """
+    labels = _labels_at(z, prediction)[:, 0].cpu()
+    keep = torch.ones(labels.shape)
+    for picture, kept in zip(labels, keep, strict=True):
+        for label in picture[picture > 0].unique():
+            rows, columns = torch.nonzero(picture == label, as_tuple=True)
+            kept[_cut(rows, erase, generator), _cut(columns, erase, generator)] = 0
+    return z * keep[:, None].to(z)
+
+
+def i_vat(z: Tensor, decoder: nn.Module, generator: Generator, xi: float = 0.1,
+          eps: float = 2.0) -> Tensor:
+    """Intermediate virtual adversarial training: the step of length eps that `decoder` likes least.
+
+    Near z the KL divergence between decoder(z) and decoder(z + r) is a quadratic form in r; one
+    power iteration from a random direction, of length xi, turns r towards its steepest axis (Miyato
+    et al., 2018). No gradient flows through the step, nor into the decoder while looking for it.
+    The published xi, 1e-6, drowns in float32's rounding; 0.1 is the published code's own default.
+    """
+    start = z.detach().float()
+    with torch.enable_grad(), torch.autocast(z.device.type, enabled=False):
+        noise = torch.randn(z.shape, generator=generator, device=generator.device).to(start)
+        direction = _unit(noise).requires_grad_()
+        before = decoder(start).log_softmax(1).detach()
+        after = decoder(start + xi * direction).log_softmax(1)
+        divergence = F.kl_div(after, before, log_target=True, reduction="sum")
+        (gradient,) = torch.autograd.grad(divergence, direction)
+    return z + eps * _unit(gradient).to(z)
+
+
+# What each one needs: they are called with z, the main decoder's prediction (B, L, any size), the
+# auxiliary decoder that will see the result, and a generator.
+PERTURBATIONS: dict[str, Callable[[Tensor, Tensor, nn.Module, Generator], Tensor]] = {
+    "feature_drop": lambda z, p, d, g: feature_drop(z, g),
+    "feature_noise": lambda z, p, d, g: feature_noise(z, g),
+    "dropout": lambda z, p, d, g: dropout(z, g),
+    "object_mask": lambda z, p, d, g: object_mask(z, p),
+    "context_mask": lambda z, p, d, g: context_mask(z, p),
+    "guided_cutout": lambda z, p, d, g: guided_cutout(z, p, g),
+    "i_vat": lambda z, p, d, g: i_vat(z, d, g),
+}
+
+
+def _uniform(shape: Sequence[int], low: float, high: float, like: Tensor,
+             generator: Generator) -> Tensor:
+    # drawn where the generator lives: one on the CPU draws the same numbers for every device
+    return torch.empty(shape, device=generator.device).uniform_(
+        low, high, generator=generator).to(like)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / x.flatten(1).norm(dim=1).clamp(min=1e-20).view(-1, 1, 1, 1)
+
+
+def _labels_at(z: Tensor, prediction: Tensor) -> Tensor:
+    """The predicted labels at z's own size, (B, 1, h, w)."""
+    labels = prediction.argmax(1, keepdim=True).float()
+    return F.interpolate(labels, z.shape[-2:], mode="nearest-exact").long()
+
+
+def _cut(positions: Tensor, erase: float, generator: Generator) -> slice:
+    first, extent = int(positions.min()), int(positions.max() - positions.min()) + 1
+    length = max(1, round(erase * extent))
+    free = extent - length + 1
+    start = int(torch.randint(free, (), generator=generator, device=generator.device))
+    return slice(first + start, first + start + length)
+
+
+# ---- Losses -------------------------------------------------------------------------------------
+
+
+def ramp_up(step: float, length: float) -> float:
+    """exp(-5 (1 - t)^2), t = step / length: 0.007 at first, 1 from `length` on (section 3.2)."""
+    t = min(step / length, 1.0) if length > 0 else 1.0
+    return math.exp(-5 * (1 - t) ** 2)
+
+
+def truth_threshold(step: int, total_steps: int, num_labels: int) -> float:
+    """eta(t): from 1/L to 0.9 as 1 - exp(-5t) over the first 40 % of training (section 3.5)."""
+    t = min(step / (0.4 * total_steps), 1.0)
+    return 1 / num_labels + (0.9 - 1 / num_labels) * (1 - math.exp(-5 * t))
+
+
+def cross_entropy(scores: Tensor, masks: Tensor, threshold: float | None = None) -> Tensor:
+    """Mean cross entropy of scores (B, L, H, W) over the labelled pixels of masks (B, H, W).
+
+    With a threshold eta it is the annealed bootstrapped form, ab-CE (Eq. 3): only pixels whose true
+    label has a predicted probability below eta count, so the few labelled pictures are not learnt
+    by heart. 0 where no pixel counts. Raises ValueError when the shapes do not fit.
+    """
+    if scores[:, 0].shape != masks.shape:
+        raise ValueError(f"scores (B, L, H, W) {tuple(scores.shape)} do not fit masks (B, H, W) "
+                         f"{tuple(masks.shape)}")
+    losses = F.cross_entropy(scores, masks.long(), ignore_index=IGNORE, reduction="none")
+    counts = masks != IGNORE
+    if threshold is not None:
+        counts = counts & ((-losses.detach()).exp() < threshold)
+    return (losses * counts).sum() / counts.sum().clamp(min=1)
+
+
+def consistency(auxiliary: Tensor, main: Tensor, reduction: str = "mean") -> Tensor:
+    """Squared difference of two predictions' softmaxes, from scores (B, L, H, W) each (Eq. 2).
+
+    The main decoder is the teacher: no gradient flows into it. "mean" averages over everything, as
+    published; "sum_labels" sums over the L labels and averages over pixels, so it is L times larger
+    and a weight means the same for any number of labels. Raises ValueError for other reductions.
+    """
+    if reduction not in ("mean", "sum_labels"):
+        raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum_labels'")
+    squares = (auxiliary.softmax(1) - main.detach().softmax(1)) ** 2
+    return squares.mean() if reduction == "mean" else squares.sum(1).mean()
+
+
+def cct_loss(model: CCT, images: Tensor, masks: Tensor, weak_images: Tensor | None = None,
+             pseudo_masks: Tensor | None = None, *, step: int, total_steps: int,
+             generator: Generator, unsupervised_weight: float = 30.0, ramp: float = 0.1,
+             weak_weight_auxiliary: float = 0.4, weak_weight_main: float = 0.0,
+             reduction: str = "mean", annealed: bool = True) -> tuple[Tensor, dict[str, float]]:
+    """The whole loss of one step and its unweighted terms (sections 3.2 and 3.4).
+
+        supervised + r(t) (unsupervised_weight consistency + weak_weight_auxiliary weak_auxiliary)
+        + weak_weight_main weak_main
+
+    supervised: ab-CE (CE if not `annealed`) of the main decoder on images (B, 3, H, W), normalised,
+    and masks (B, H, W). On weak_images: consistency of the auxiliary decoders with the main one, CE
+    of the auxiliary decoders and, not in the paper, of the main one on pseudo_masks. r rises over
+    the share `ramp` of training. Without weak_images: supervised alone. Raises ValueError when
+    something that a weight asks for is missing. Defaults are the published settings.
+    """
+    weights = {"supervised": 1.0, "consistency": unsupervised_weight,
+               "weak_auxiliary": weak_weight_auxiliary, "weak_main": weak_weight_main}
+    if min(weights.values()) < 0:
+        raise ValueError(f"weights must not be negative, got {weights}")
+    threshold = truth_threshold(step, total_steps, model.num_labels) if annealed else None
+    terms = {"supervised": cross_entropy(model(images), masks, threshold)}
+    if weak_images is not None:
+        rise = ramp_up(step, ramp * total_steps)
+        wanted = [name for name in weights if weights[name] > 0]
+        terms |= _weak_terms(model, weak_images, pseudo_masks, wanted, reduction, generator)
+        weights["consistency"] *= rise
+        weights["weak_auxiliary"] *= rise
+    elif pseudo_masks is not None:
+        raise ValueError("pseudo_masks came without weak_images")
+    loss = sum(weights[name] * term for name, term in terms.items())
+    parts = {name: terms[name].item() if name in terms else 0.0 for name in weights}
+    return loss, parts | {"loss": loss.item()}
+
+
+def _weak_terms(model: CCT, images: Tensor, pseudo_masks: Tensor | None, wanted: Sequence[str],
+                reduction: str, generator: Generator) -> dict[str, Tensor]:
+    z = model.encode(images)
+    main = model.main_decoder(z).float()
+    auxiliary = []
+    if "consistency" in wanted or "weak_auxiliary" in wanted:
+        auxiliary = model.auxiliary_scores(z, main.detach(), generator)
+        if not auxiliary:
+            raise ValueError("the model has no auxiliary decoders: give CCT some perturbations, or "
+                             "set unsupervised_weight and weak_weight_auxiliary to 0")
+    terms = {}
+    if "consistency" in wanted:
+        terms["consistency"] = _mean(consistency(a, main, reduction) for a in auxiliary)
+    if pseudo_masks is None:
+        if {"weak_auxiliary", "weak_main"} & set(wanted):
+            raise ValueError("no pseudo masks: give them, or set both weak weights to 0")
+        return terms
+    size = pseudo_masks.shape[-2:]
+    if "weak_auxiliary" in wanted:
+        terms["weak_auxiliary"] = _mean(
+            cross_entropy(_resize(a, size), pseudo_masks) for a in auxiliary)
+    if "weak_main" in wanted:
+        terms["weak_main"] = cross_entropy(_resize(main, size), pseudo_masks)
+    return terms
+
+
+def _mean(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean()
+
+
+# ---- Training -----------------------------------------------------------------------------------
+
+Batches = Callable[[int], Iterable[tuple[Tensor, Tensor | None]]]
+
+
+def draw_order(count: int, batch_size: int, steps: int, generator: Generator) -> Tensor:
+    """Which pictures each step sees: int64 (steps, batch_size), every picture once an epoch.
+
+    Fixed before training starts, so that one may go on from any step.
+    """
+    if min(count, batch_size, steps) < 1:
+        raise ValueError(f"count {count}, batch_size {batch_size}, steps {steps}: all must be >= 1")
+    epochs = math.ceil(batch_size * steps / count)
+    order = [torch.randperm(count, generator=generator) for _ in range(epochs)]
+    return torch.cat(order)[: batch_size * steps].view(steps, batch_size)
+
+
+def learning_rate(step: int, steps: int, lr: float, schedule: str = "cosine") -> float:
+    """lr x (1 + cos(pi t)) / 2, or "poly" (published): lr x (1 - t)^0.9, with t = step / steps."""
+    if schedule not in ("cosine", "poly"):
+        raise ValueError(f"schedule is {schedule!r}; choose 'cosine' or 'poly'")
+    t = step / steps
+    return lr * (0.5 * (1 + math.cos(math.pi * t)) if schedule == "cosine" else (1 - t) ** 0.9)
+
+
+def train_cct(model: CCT, labelled: Batches, weak: Batches | None = None, *, steps: int, lr: float,
+              generator: Generator, weight_decay: float = 1e-4, schedule: str = "cosine",
+              bf16: bool = False, progress: Callable[[int, dict], None] | None = None,
+              save: Callable[[dict], None] | None = None, save_every: int = 100,
+              state: dict | None = None, **loss_settings) -> list[dict[str, float]]:
+    """Train in place with AdamW and return every step's loss parts; `loss_settings`: see cct_loss.
+
+    `labelled(start)` and `weak(start)` yield the batches of steps start, start + 1, ...: normalised
+    pictures (B, 3, H, W) float32 with masks or pseudo masks (B, H, W) uint8; weak ones may be None.
+    Without `weak`, supervised only. `save(state)` gets all that is needed every `save_every` steps
+    and at the end; given back as `state`, training goes on to the same weights. `progress(step,
+    parts)` is called after each step. Raises ValueError when batches run out, and
+    FloatingPointError when the loss is no longer finite.
+    """
+    device = next(model.parameters()).device
+    model.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    history: list[dict[str, float]] = []
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        history = list(state["history"])
+    start = len(history)
+    weak_batches = weak(start) if weak else repeat((None, None))
+    batches = zip(range(start, steps), labelled(start), weak_batches, strict=False)
+    for step, batch, weak_batch in batches:
+        tensors = [None if t is None else t.to(device) for t in (*batch, *weak_batch)]
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, lr, schedule)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss, parts = cct_loss(model, *tensors, step=step, total_steps=steps,
+                                   generator=generator, **loss_settings)
+        if not math.isfinite(parts["loss"]):
+            raise FloatingPointError(f"the loss is {parts['loss']} at step {step}; lower lr?")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(parts)
+        if progress:
+            progress(step, parts)
+        if save and (len(history) % save_every == 0 or len(history) == steps):
+            save(_state(model, optimizer, generator, history))
+    if len(history) < steps:
+        raise ValueError(f"the batches ran out after {len(history)} of {steps} steps")
+    model.eval()
+    return history
+
+
+def _state(model: CCT, optimizer: torch.optim.Optimizer, generator: Generator,
+           history: list[dict[str, float]]) -> dict:
+    # copied, because the next step changes the tensors in place
+    return copy.deepcopy({"step": len(history), "model": model.state_dict(),
+                          "optimizer": optimizer.state_dict(), "generator": generator.get_state(),
+                          "history": history})

@@ -1,0 +1,188 @@
+"""CLIP: loading, encoding, contrastive training of the small one, careful finetuning of any.
+
+The small CLIP is an instance of `clip.model.CLIP`, saved as a state dict and read by `clip.load`,
+so the lines that run on it are the lines that run on OpenAI's. Notebook 01 tells the story.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # clip still imports pkg_resources, which complains about that
+    import clip
+    from clip.model import CLIP
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own normalisation (clip.clip._transform)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def new_clip(
+    *, resolution: int, layers: tuple[int, ...], width: int, embed_dim: int, text_width: int,
+    text_layers: int, context_length: int, seed: int,
+) -> CLIP:  # fmt: skip
+    """A freshly initialised small CLIP with the real architecture (modified ResNet + transformer).
+
+    resolution must be a multiple of 32 (five halvings) and text_width one of 64 (heads of 64).
+    """
+    if resolution % 32 or text_width % 64:
+        raise ValueError("resolution must be a multiple of 32, text_width a multiple of 64")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return CLIP(
+            embed_dim, resolution, tuple(layers), width, None,
+            context_length, 49408, text_width, text_width // 64, text_layers,
+        ).float()  # fmt: skip
+
+
+def save_clip(model: CLIP, path: Path) -> None:
+    """Write the state dict in half precision, as OpenAI's checkpoints are, for `clip.load`."""
+    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    temporary = Path(f"{path}.tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def load_clip(name: str | Path, device: str | torch.device = "cpu") -> CLIP:
+    """`clip.load(name)`: a name such as "ViT-B/32", or the path of a state dict. In eval mode, fp32.
+
+    Raises FileNotFoundError when it is neither.
+    """
+    name = str(name)
+    if name not in clip.available_models() and not os.path.isfile(name):
+        raise FileNotFoundError(
+            f"no CLIP at {name}: give a path or one of {', '.join(clip.available_models())}"
+        )
+    model, _ = clip.load(name, device=device)
+    return model.float().eval().requires_grad_(False)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """[0, 1] pictures (B, 3, H, W) -> CLIP's units, where 0 is the mean colour."""
+    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
+    return (images - mean) / torch.tensor(STD, device=images.device).view(3, 1, 1)
+
+
+def image_encoder(model: CLIP) -> Callable[[Tensor], Tensor]:
+    """(B, 3, H, W) normalised pictures -> (B, D) unit vectors; resizes to CLIP's own resolution."""
+    size = model.visual.input_resolution
+
+    def encode(images: Tensor) -> Tensor:
+        if images.shape[-1] != size or images.shape[-2] != size:
+            images = F.interpolate(images, (size, size), mode="bicubic", align_corners=False)
+        return F.normalize(model.encode_image(images).float(), dim=-1)
+
+    return encode
+
+
+@lru_cache(maxsize=65536)
+def _tokens(text: str, context_length: int) -> Tensor:
+    return clip.tokenize([text], context_length=context_length)[0]
+
+
+def tokenize(model: CLIP, texts: Sequence[str]) -> Tensor:
+    """(T, context_length) token numbers by `clip.tokenize`, remembered text by text."""
+    if not texts:
+        raise ValueError("no texts to tokenize")
+    tokens = torch.stack([_tokens(text, model.context_length) for text in texts])
+    return tokens.to(model.positional_embedding.device)
+
+
+def encode_texts(model: CLIP, texts: Sequence[str]) -> Tensor:
+    """(T, D) unit vectors of T texts."""
+    return F.normalize(model.encode_text(tokenize(model, texts)).float(), dim=-1)
+
+
+def contrastive_loss(
+    image_features: Tensor, text_features: Tensor, scale: Tensor, same_text: Tensor | None = None
+) -> Tensor:
+    """Symmetric cross entropy over a batch of picture-text pairs, unit vectors (B, D) each.
+
+    Without `same_text`, only the picture's own row is right: two pictures with one label text are
+    false negatives of each other. With the boolean (B, B) `same_text`, all of them share the target.
+    """
+    logits = scale * image_features @ text_features.T
+    if same_text is None:
+        target = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    target = same_text.float() / same_text.sum(1, keepdim=True)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def same_text_matrix(texts: Sequence[str]) -> Tensor:
+    """(B, B) booleans: which captions of a batch are the same words."""
+    number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    index = torch.tensor([number[text] for text in texts])
+    return index[:, None] == index[None]
+
+
+def hinge_loss(similarity: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Mean over (present k, absent j) pairs of max(0, margin - (s_k - s_j)): silent once a class
+    text is `margin` ahead. similarity and labels: (B, K). 0 when no picture has such a pair."""
+    gap = similarity[:, :, None] - similarity[:, None, :]
+    pairs = labels[:, :, None] * (1 - labels[:, None, :])
+    return (F.relu(margin - gap) * pairs).sum() / pairs.sum().clamp(min=1)
+
+
+def autocast(device: torch.device | str, enabled: bool) -> contextlib.AbstractContextManager:
+    """bf16 autocast on this device, or nothing."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled)
+
+
+def train_clip(
+    model: CLIP, batch: Callable[[int], tuple[Tensor, list[str]]], *, steps: int, lr: float,
+    weight_decay: float = 0.05, amp: bool = True, correct_shared: bool = True,
+    state: dict | None = None, save: Callable[[int, dict], None] | None = None, save_every: int = 200,
+    progress=None,
+) -> list[float]:  # fmt: skip
+    """Contrastive training of both towers; returns the loss of every step (from the resumed one on).
+
+    batch(step) -> ((B, 3, H, W) normalised pictures, B captions), drawn from the step's own seed so
+    that a resumed run sees the same batches. AdamW, 5 % warm-up, cosine. `state`: a dictionary that
+    `save(step, state)` was given earlier.
+    """
+    device = model.positional_embedding.device
+    decay = [p for p in model.parameters() if p.ndim >= 2]
+    rest = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
+    warm = max(1, steps // 20)
+    rate = lambda t: min((t + 1) / warm, 0.5 * (1 + torch.cos(torch.tensor(t / steps * torch.pi)).item()))  # noqa: E731,E501
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+    start = 0
+    if state:
+        start = state["step"]
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+    model.train().requires_grad_(True)
+    losses = []
+    for step in range(start, steps):
+        images, texts = batch(step)
+        same = same_text_matrix(texts).to(device) if correct_shared else None
+        with autocast(device, amp):
+            seen = F.normalize(model.encode_image(images.to(device)).float(), dim=-1)
+            said = encode_texts(model, texts)
+        loss = contrastive_loss(seen, said, model.logit_scale.exp().clamp(max=100), same)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+        if progress:
+            progress(loss=losses[-1])
+        if save and (step + 1) % save_every == 0 and step + 1 < steps:
+            save(step + 1, {"step": step + 1, "model": model.state_dict(),
+                            "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()})  # fmt: skip
+    model.eval().requires_grad_(False)
+    return losses

@@ -1,0 +1,198 @@
+"""Dense CRF: sharpen masks to the picture's edges by mean field (Krähenbühl and Koltun 2011).
+
+Every pixel talks to every other one. A Gaussian kernel (near pixels agree) and a bilateral one
+(near pixels of like colour agree) weigh the messages; both are normalised symmetrically,
+D^-1/2 K D^-1/2, and keep the pixel's own term, as pydensecrf does. Energies are negative log
+probabilities, colours lie in [0, 1], so pydensecrf's srgb=13 is bilateral_srgb=13/255 here.
+"""
+
+import math
+
+import torch
+
+from clims_lib.permutohedral import Lattice
+
+EXACT_PIXELS = 1024  # up to here the full kernel is as quick as the lattice
+LARGEST_KERNEL = 128 * 128  # pixels; beyond it the full kernel would need gigabytes
+ABSENT_ENERGY = 1000.0  # exp(-1000) is 0: no message can bring an absent class back
+
+
+@torch.no_grad()
+def dense_crf(
+    unary,
+    image,
+    *,
+    gaussian_weight=3.0,
+    gaussian_sxy=3.0,
+    bilateral_weight=10.0,
+    bilateral_sxy=80.0,
+    bilateral_srgb=13 / 255,
+    iterations=10,
+    exact=None,
+):
+    """Return the mean-field label probabilities Q (B, L, H, W) of a dense CRF with Potts costs.
+
+    unary (B, L, H, W): energies -log p; image (B, 3, H, W) in [0, 1], on the same device; sxy in
+    pixels, srgb in colour units of [0, 1]. exact: True computes the bilateral kernel for all pairs
+    of pixels, O(N^2); False filters on the permutohedral lattice, O(N), an approximation that may
+    label a few per cent of an unsure picture's pixels otherwise; None is exact for at most 1024
+    pixels. A weight of 0 leaves its term out. Each iteration is
+    Q <- softmax(-unary + sum_m w_m K_m Q), algorithm 1 of the paper. ValueError for bad input.
+    """
+    scales = {
+        "gaussian_sxy": gaussian_sxy,
+        "bilateral_sxy": bilateral_sxy,
+        "bilateral_srgb": bilateral_srgb,
+    }
+    weights = {"gaussian_weight": gaussian_weight, "bilateral_weight": bilateral_weight}
+    _check(unary, image, scales, weights, iterations)
+    unary, image = unary.float(), image.float()
+    height, width = unary.shape[-2:]
+    terms = []
+    if gaussian_weight > 0:
+        kernel = _gaussian_kernel(height, width, gaussian_sxy, unary.device)
+        terms.append((gaussian_weight, _normalised(kernel, image)))
+    if bilateral_weight > 0:
+        features = _features(image, bilateral_sxy, bilateral_srgb)
+        if exact is None:
+            exact = height * width <= EXACT_PIXELS
+        kernel = _full_kernel(features) if exact else _lattice_kernel(features)
+        terms.append((bilateral_weight, _normalised(kernel, image)))
+
+    q = (-unary).softmax(1)
+    for _ in range(iterations):
+        q = sum((weight * kernel(q) for weight, kernel in terms), start=-unary).softmax(1)
+    return q
+
+
+def unary_from_cam(cam, threshold, sharpness=8.0):
+    """Energies of [background, classes]: -log softmax(sharpness x [threshold, cam_1 .. cam_K]).
+
+    cam (..., K, H, W) in [0, 1], threshold in [0, 1] -> float32 (..., K + 1, H, W). Its lowest
+    energy is cam_to_mask's label. A map that is 0 everywhere, as normalise_cam leaves it, marks an
+    absent class, which gets no mass.
+    """
+    cam = torch.as_tensor(cam).float()
+    if cam.ndim < 3 or not bool(((cam >= 0) & (cam <= 1)).all()):
+        raise ValueError(
+            f"cam must be (..., K, H, W) in [0, 1], not {tuple(cam.shape)} "
+            "with values outside it: apply normalise_cam first"
+        )
+    absent = cam.amax((-2, -1), keepdim=True) == 0
+    scores = (sharpness * (cam - threshold)).masked_fill(absent, -math.inf)
+    scores = torch.cat([torch.zeros_like(scores[..., :1, :, :]), scores], dim=-3)
+    return (-scores.log_softmax(-3)).clamp(max=ABSENT_ENERGY)
+
+
+def unary_from_labels(mask, confidence, num_labels):
+    """Energies of a mask that is right with probability confidence: -log confidence at its label.
+
+    mask: whole numbers (..., H, W) 0..num_labels-1, 255 = unsure (all labels alike); confidence in
+    (0, 1) -> float32 (..., num_labels, H, W). The other labels share 1 - confidence equally.
+    """
+    mask = torch.as_tensor(mask).long()
+    if not 0 < confidence < 1 or num_labels < 2:
+        raise ValueError(
+            f"need 0 < confidence < 1 and at least 2 labels, not {confidence} and {num_labels}"
+        )
+    unsure = mask == 255
+    if bool(((mask < 0) | (mask >= num_labels) & ~unsure).any()):
+        raise ValueError(f"mask holds labels outside 0..{num_labels - 1} and 255")
+    labels = torch.arange(num_labels, device=mask.device).view(-1, 1, 1)
+    hit = labels == mask.unsqueeze(-3)
+    other = -math.log((1 - confidence) / (num_labels - 1))
+    energy = torch.where(hit, -math.log(confidence), other)
+    return energy.masked_fill(unsure.unsqueeze(-3), math.log(num_labels))
+
+
+def refine(image, cam, threshold, *, sharpness=8.0, **settings):
+    """Return the CRF's mask of activation maps: uint8 (H, W), or (B, H, W) for a batch.
+
+    image (3, H, W) or (B, 3, H, W) in [0, 1]; cam (K, H, W) or (B, K, H, W) in [0, 1], absent
+    classes 0 (normalise_cam); threshold: the background's score; settings: dense_crf's keywords.
+    """
+    single = cam.ndim == 3
+    if single:
+        image, cam = image[None], cam[None]
+    unary = unary_from_cam(cam, threshold, sharpness)
+    # Classes absent from every picture cost time and change nothing.
+    present = [0] + [k + 1 for k in range(cam.shape[1]) if bool((cam[:, k] > 0).any())]
+    labels = torch.tensor(present, dtype=torch.uint8, device=unary.device)
+    mask = labels[dense_crf(unary[:, present], image, **settings).argmax(1)]
+    return mask[0] if single else mask
+
+
+def _normalised(kernel, image):
+    """Turn K into D^-1/2 K D^-1/2, D the row sums of K; both map (B, L, H, W) to the same."""
+    scale = (kernel(torch.ones_like(image[:, :1])) + 1e-20).rsqrt()
+    return lambda values: scale * kernel(scale * values)
+
+
+def _gaussian_kernel(height, width, sxy, device):
+    """Exact spatial Gaussian: it factorises, so a matrix a side does for all pairs of pixels."""
+
+    def side(length):
+        x = torch.arange(length, dtype=torch.float32, device=device) / sxy
+        return torch.exp(-0.5 * (x[:, None] - x) ** 2)
+
+    rows, columns = side(height), side(width)
+    return lambda values: rows @ (values @ columns)
+
+
+def _features(image, sxy, srgb):
+    """Place each pixel at (x / sxy, y / sxy, r / srgb, g / srgb, b / srgb): (B, 5, H, W)."""
+    batch, _, height, width = image.shape
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=torch.float32, device=image.device),
+        torch.arange(width, dtype=torch.float32, device=image.device),
+        indexing="ij",
+    )
+    place = torch.stack([x, y]).expand(batch, 2, height, width)
+    return torch.cat([place / sxy, image / srgb], dim=1)
+
+
+def _full_kernel(features):
+    """Exact kernel exp(-|f_i - f_j|^2 / 2) for all pairs of pixels; B x (HW)^2 numbers."""
+    points = features.flatten(2).transpose(1, 2).contiguous()
+    if points.shape[1] > LARGEST_KERNEL:
+        raise ValueError(
+            f"exact=True needs all pairs of {points.shape[1]} pixels, at most {LARGEST_KERNEL} "
+            "fit in memory: use exact=False, the lattice"
+        )
+    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+    kernel = torch.exp(-0.5 * distance**2)
+    return lambda values: (values.flatten(2) @ kernel).view(values.shape)
+
+
+def _lattice_kernel(features):
+    """Approximate kernel: one lattice for the whole batch, in time linear in the pixels."""
+    lattice = Lattice(features)
+
+    def kernel(values):
+        batch, labels, height, width = values.shape
+        points = values.permute(0, 2, 3, 1).reshape(-1, labels)
+        return lattice.filter(points).view(batch, height, width, labels).permute(0, 3, 1, 2)
+
+    return kernel
+
+
+def _check(unary, image, scales, weights, iterations):
+    if unary.ndim != 4 or unary.shape[1] < 1 or min(unary.shape) < 1:
+        raise ValueError(f"unary must be (B, L, H, W), not {tuple(unary.shape)}")
+    if tuple(image.shape) != (len(unary), 3, *unary.shape[-2:]):
+        raise ValueError(
+            f"image {tuple(image.shape)} does not fit unary {tuple(unary.shape)}: "
+            f"expected {(len(unary), 3, *unary.shape[-2:])}"
+        )
+    if not image.is_floating_point() or not bool(((image >= 0) & (image <= 1)).all()):
+        raise ValueError("image must be floating point in [0, 1]: divide 8-bit pictures by 255")
+    if not bool(unary.isfinite().all()):
+        raise ValueError("unary holds nan or inf: clamp the energies first")
+    for name, value in scales.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive, not {value}")
+    for name, value in weights.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be 0 or more, not {value}")
+    if iterations < 0 or int(iterations) != iterations:
+        raise ValueError(f"iterations must be a whole number of 0 or more, not {iterations}")

@@ -1,0 +1,143 @@
+"""The four CLIMS losses (Xie et al., CVPR 2022, section 3.3) and their sum.
+
+Everything here is a function of cosine similarities `s` and activation maps, so every term can be
+worked out by hand. Shapes: B pictures, K classes, L background texts. Notebook 02 derives each term.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-4  # cosine similarities are clamped to [EPSILON, 1 - EPSILON]: log 0 is never taken
+
+
+def _log(s: Tensor) -> Tensor:
+    return s.float().clamp(EPSILON, 1 - EPSILON).log()
+
+
+def _log_not(s: Tensor) -> Tensor:
+    return (1 - s.float().clamp(EPSILON, 1 - EPSILON)).log()
+
+
+def _check(similarity: Tensor, labels: Tensor) -> None:
+    if similarity.shape[:2] != labels.shape:
+        raise ValueError(
+            f"similarities {tuple(similarity.shape)} and labels {tuple(labels.shape)} must agree "
+            "in their first two dimensions (pictures, classes)"
+        )
+
+
+def otm_loss(s_object: Tensor, labels: Tensor) -> Tensor:
+    """L_OTM = - sum_k y_k log s(object image, object text): the object must be inside the mask.
+
+    s_object: (B, K) cosine similarities of x * P_k with the text of class k; labels: (B, K) in
+    {0, 1}. Returns the mean over the batch, a scalar. Raises ValueError when shapes differ. (Eq. 2)
+    """
+    _check(s_object, labels)
+    return -(labels * _log(s_object)).sum(1).mean()
+
+
+def btm_loss(s_rest: Tensor, labels: Tensor) -> Tensor:
+    """L_BTM = - sum_k y_k log(1 - s(rest image, object text)): nothing of it may be left outside.
+
+    s_rest: (B, K) cosine similarities of x * (1 - P_k) with the text of class k; labels: (B, K).
+    Returns the mean over the batch, a scalar. Raises ValueError when shapes differ. (Eq. 3)
+    """
+    _check(s_rest, labels)
+    return -(labels * _log_not(s_rest)).sum(1).mean()
+
+
+def cbs_loss(s_background: Tensor, labels: Tensor, threshold: float | None = None) -> Tensor:
+    """L_CBS = - sum_k sum_l y_k log(1 - s(object image, background text l)): no ground in the mask.
+
+    s_background: (B, K, L) similarities of x * P_k with L background texts, NaN where class k has
+    fewer than L of them; labels: (B, K). Two published variants: `threshold=None` averages over a
+    class's own texts; a number (published: 0.26) sums only the similarities above it.
+    Returns the mean over the batch, a scalar. Raises ValueError when shapes differ. (Eq. 4)
+    """
+    _check(s_background, labels)
+    exists = ~s_background.isnan()
+    terms = -_log_not(s_background.nan_to_num(0.0)) * exists
+    if threshold is None:
+        per_class = terms.sum(2) / exists.sum(2).clamp(min=1)
+    else:
+        per_class = (terms * (s_background.nan_to_num(0.0) > threshold)).sum(2)
+    return (labels * per_class).sum(1).mean()
+
+
+def area_loss(cams: Tensor) -> Tensor:
+    """L_REG = (1/K) sum_k mean(P_k): a small mask is a better mask, all else being equal.
+
+    cams: (B, K, h, w) activations in [0, 1]. Returns the mean over the batch, a scalar. (Eq. 5)
+    """
+    if cams.ndim != 4:
+        raise ValueError(f"cams must be (B, K, h, w), got {tuple(cams.shape)}")
+    return cams.float().mean()
+
+
+def clims_loss(
+    s_object: Tensor,
+    s_rest: Tensor,
+    s_background: Tensor,
+    cams: Tensor,
+    labels: Tensor,
+    *,
+    weights: tuple[float, float, float, float],
+    cbs_threshold: float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L = a L_OTM + b L_BTM + g L_CBS + d L_REG (Eq. 6); the paper's weights on VOC: 10, 24, 1, 0.2.
+
+    Returns (scalar loss, the four unweighted terms by name).
+    """
+    terms = {
+        "otm": otm_loss(s_object, labels),
+        "btm": btm_loss(s_rest, labels),
+        "cbs": cbs_loss(s_background, labels, cbs_threshold),
+        "reg": area_loss(cams),
+    }
+    total = sum(w * term for w, term in zip(weights, terms.values(), strict=True))
+    return total, terms
+
+
+def cut_out(images: Tensor, cams: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Object images x * P_k and rest images x * (1 - P_k) of the present classes, one batch each.
+
+    images: (B, 3, H, W) already normalised for CLIP, so that a masked pixel becomes the mean
+    colour; cams: (B, K, h, w) in [0, 1], resized to the pictures; labels: (B, K).
+    Returns (objects (P, 3, H, W), rests (P, 3, H, W), picture index (P,), class index (P,)) for the
+    P pairs of a picture and a class it holds. Raises ValueError when no class is present.
+    """
+    picture, klass = labels.nonzero(as_tuple=True)
+    if len(picture) == 0:
+        raise ValueError("no class is present in this batch: CLIMS needs image-level labels")
+    masks = cams[picture, klass][:, None]
+    if masks.shape[-2:] != images.shape[-2:]:
+        masks = torch.nn.functional.interpolate(
+            masks, images.shape[-2:], mode="bilinear", align_corners=False
+        )
+    chosen = images[picture]
+    return chosen * masks, chosen * (1 - masks), picture, klass
+
+
+def similarities(
+    encode, images: Tensor, cams: Tensor, labels: Tensor, class_text: Tensor, background_text: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All similarities the losses need, with one call of CLIP's image encoder.
+
+    encode: (N, 3, H, W) -> (N, D) unit vectors; class_text: (K, D) unit vectors; background_text:
+    (K, L, D) unit vectors, NaN rows where a class has fewer than L texts. Returns s_object (B, K),
+    s_rest (B, K), s_background (B, K, L); entries of absent classes are 0.5 and take no part.
+    """
+    objects, rests, picture, klass = cut_out(images, cams, labels)
+    features = encode(torch.cat([objects, rests])).float()
+    seen, left = features.chunk(2)
+    s_object = torch.full(labels.shape, 0.5, device=images.device)
+    s_rest, s_background = s_object.clone(), s_object[..., None].repeat(1, 1, background_text.shape[1])
+    at = (picture, klass)
+    s_object = s_object.index_put(at, (seen * class_text[klass]).sum(-1))
+    s_rest = s_rest.index_put(at, (left * class_text[klass]).sum(-1))
+    texts = background_text[klass]
+    scores = torch.einsum("pd,pld->pl", seen, texts.nan_to_num(0.0))
+    scores = scores.masked_fill(texts.isnan().any(-1), float("nan"))
+    return s_object, s_rest, s_background.index_put(at, scores)

@@ -1,0 +1,78 @@
+"""Measure masks: confusion, IoU, mIoU and leak rate; all counts add up over pictures."""
+
+import torch
+
+IGNORE = 255
+
+
+def confusion(truth, prediction, num_labels):
+    """Count pixels by true and predicted label: C[t, p] = #{truth = t and prediction = p}.
+
+    truth, prediction: whole numbers of one and the same shape, any number of dimensions, tensors or
+    arrays, 0..num_labels-1; pixels with truth 255 are left out, whatever the prediction there.
+    Returns int64 (num_labels, num_labels), rows = truth. ValueError for other shapes or labels.
+    """
+    truth, prediction = _labels(truth, "truth"), _labels(prediction, "prediction")
+    if truth.shape != prediction.shape:
+        raise ValueError(
+            f"truth {tuple(truth.shape)} and prediction {tuple(prediction.shape)} differ in shape: "
+            "resize the prediction to the truth first"
+        )
+    counted = truth != IGNORE
+    truth, prediction = truth[counted].long(), prediction.to(truth.device)[counted].long()
+    for name, values in (("truth", truth), ("prediction", prediction)):
+        if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < num_labels:
+            raise ValueError(
+                f"{name} holds labels {int(values.min())}..{int(values.max())}, "
+                f"expected 0..{num_labels - 1}"
+            )
+    pairs = torch.bincount(truth * num_labels + prediction, minlength=num_labels**2)
+    return pairs.view(num_labels, num_labels)
+
+
+def iou(confusion):
+    """Intersection over union of each label: C[k,k] / (sum_p C[k,p] + sum_t C[t,k] - C[k,k]).
+
+    confusion (L, L) -> float64 (L,) in [0, 1]; nan for labels in neither truth nor prediction.
+    """
+    counts = _counts(confusion)
+    hits = counts.diagonal()
+    return hits / (counts.sum(1) + counts.sum(0) - hits)  # 0 / 0 is the nan we promise
+
+
+def miou(confusion):
+    """Mean IoU over the labels that occur, background included: float in [0, 1]."""
+    if float(_counts(confusion).sum()) == 0:
+        raise ValueError("the confusion matrix is empty: no pixel was counted, so there is no mIoU")
+    return float(iou(confusion).nanmean())
+
+
+def leak_rate(prediction, ground, ground_index, class_index):
+    """Count how much of a co-occurring ground is labelled as the object.
+
+    leak rate = #{ground = g and prediction = k} / #{ground = g}, for instance of the railroad's
+    pixels those labelled train. prediction, ground: whole numbers of one shape.
+    Returns (labelled, total) as ints: sum both over pictures, then divide.
+    """
+    prediction, ground = _labels(prediction, "prediction"), _labels(ground, "ground")
+    if prediction.shape != ground.shape:
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and ground {tuple(ground.shape)} differ in shape"
+        )
+    on_ground = ground == ground_index
+    labelled = on_ground & (prediction.to(ground.device) == class_index)
+    return int(labelled.sum()), int(on_ground.sum())
+
+
+def _labels(values, name):
+    values = torch.as_tensor(values)
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise ValueError(f"{name} must hold whole-number labels, not {values.dtype}")
+    return values
+
+
+def _counts(confusion):
+    counts = torch.as_tensor(confusion).double()
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or bool((counts < 0).any()):
+        raise ValueError(f"a confusion matrix is square, with counts >= 0, not {counts.shape}")
+    return counts

@@ -1,0 +1,203 @@
+"""What was measured: one JSON file a notebook, gathered into results.json and text tables.
+
+A row is {"method", "split", "seed", "threshold", "crf", "miou", "iou", "leak", "seconds"}, in
+fractions; only the texts made here are in per cent.
+"""
+
+import math
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clims_lib.artifacts import read_json, write_json
+
+LISTS = ("rows", "zero_shot", "oracle")  # of results.json
+IDENTITY = {
+    "rows": ("method", "split", "crf", "threshold", "seed"),
+    "zero_shot": ("model", "split", "seed"),
+    "oracle": ("class", "mask", "seed"),
+}
+VALUE = {"rows": "miou", "zero_shot": "accuracy", "oracle": "loss"}
+
+
+def record(path: Path, *, profile: str, seed: int, seconds: float, device: str,
+           rows: Iterable[dict] = (), zero_shot: Iterable[dict] = (),
+           oracle: Iterable[dict] = ()) -> dict:
+    """Write what one notebook measured to `metrics/<notebook>.json` and return it.
+
+    Raises ValueError for a row without its identity or with a score outside [0, 1].
+    """
+    oracle = [{"seed": seed} | row for row in oracle]
+    measured = {
+        "profile": profile, "seed": seed, "seconds": seconds, "device": device,
+        "rows": list(rows), "zero_shot": list(zero_shot), "oracle": oracle,
+    }
+    measured = rounded(measured)
+    _check(measured, path)
+    write_json(path, measured)
+    return measured
+
+
+def gather_results(metrics_folder: Path) -> dict:
+    """Return the rows of every metrics file in results.json's form, each measurement once.
+
+    Raises ValueError when there is none, and when two files disagree on one measurement.
+    """
+    files = sorted(Path(metrics_folder).glob("*.json"))
+    if not files:
+        raise ValueError(f"nothing measured yet in {metrics_folder}: run the notebooks first")
+    found = {name: {} for name in LISTS}
+    devices = set()
+    for file in files:
+        measured = read_json(file)
+        _check(measured, file)
+        devices.add(measured.get("device", "cpu"))
+        for name in LISTS:
+            for row in measured.get(name, []):
+                identity = tuple(row.get(key) for key in IDENTITY[name])
+                earlier, where = found[name].setdefault(identity, (row, file))
+                if earlier[VALUE[name]] != row[VALUE[name]]:
+                    raise ValueError(f"{where.name} and {file.name} disagree on {identity}: one "
+                                     "of them is from other settings, run its notebook again")
+    lists = {name: [row for row, _ in found[name].values()] for name in LISTS}
+    return sort_results(lists) | {
+        "environment": environment(", ".join(sorted(devices))), "commit": commit()}
+
+
+def sort_results(results: dict) -> dict:
+    """Return the results with each list in the order of its identity, so that files compare."""
+    def order(name):
+        return lambda row: [str(row.get(key, "")) for key in IDENTITY[name]]
+
+    return results | {name: sorted(results.get(name, []), key=order(name)) for name in LISTS}
+
+
+def environment(device: str) -> dict:
+    """Return where numbers come from: versions, cores and device."""
+    return {"python": platform.python_version(), "torch": torch.__version__,
+            "cores": os.cpu_count(), "machine": platform.machine(), "device": device}
+
+
+def commit() -> str | None:
+    """Return the checkout's commit, or None outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        call = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True,
+                              text=True)
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return call.stdout.strip() if call.returncode == 0 else None
+
+
+def rounded(value: Any, digits: int = 4) -> Any:
+    """Return plain JSON values: floats rounded, scalars of arrays unpacked, nan and inf as None."""
+    if isinstance(value, dict):
+        return {str(key): rounded(v, digits) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v, digits) for v in value]
+    if hasattr(value, "item"):  # numpy and torch scalars
+        value = value.item()
+    if isinstance(value, float):
+        return round(value, digits) if math.isfinite(value) else None
+    return value
+
+
+def summary(rows: Iterable[dict], split: str = "test") -> dict[str, dict[str, tuple]]:
+    """Return {method: {measure: (mean, spread, seeds)}} in fractions for one split.
+
+    Measures are "miou", each class of `iou` and each pair of `leak`; the spread is the sample
+    standard deviation over seeds (0 for one seed).
+    """
+    values: dict[str, dict[str, list]] = {}
+    for row in rows:
+        if row["split"] == split:
+            measures = values.setdefault(row["method"], {})
+            scores = {"miou": row["miou"]} | row.get("iou", {}) | (row.get("leak") or {})
+            for name, score in scores.items():
+                if score is not None:
+                    measures.setdefault(name, []).append(score)
+    return {method: {name: mean_spread(scores) for name, scores in measures.items()}
+            for method, measures in values.items()}
+
+
+def mean_spread(values: list[float]) -> tuple[float, float, int]:
+    """Return the mean, the sample standard deviation (0 for one value) and how many there are."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.fmean(values), spread, len(values)
+
+
+def per_cent(value: tuple | None) -> str:
+    """Return "56.1", or "56.1 ± 0.5" where several seeds stand behind it, or "-" for nothing."""
+    if value is None:
+        return "-"
+    mean, spread, seeds = value
+    return f"{100 * mean:.1f}" + (f" ± {100 * spread:.1f}" if seeds > 1 else "")
+
+
+def results_table(rows: Iterable[dict], committed: Iterable[dict] = (), split: str = "test",
+                  measures: Iterable[str] = ("miou", "person")) -> str:
+    """Return a text table in per cent, one line a method, the committed numbers beside ours.
+
+    Leak rates found in the rows are added to `measures`.
+    """
+    rows, committed = list(rows), list(committed)
+    ours, theirs = summary(rows, split), summary(committed, split)
+    leaks = {pair for row in rows + committed for pair in row.get("leak") or {}}
+    measures = [*measures, *sorted(leaks)]
+    header = ["method"]
+    for name in measures:
+        header += [name, "committed"] if committed else [name]
+    lines = [header]
+    for method in [*ours, *(m for m in theirs if m not in ours)]:
+        line = [method]
+        for name in measures:
+            line.append(per_cent(ours.get(method, {}).get(name)))
+            if committed:
+                line.append(per_cent(theirs.get(method, {}).get(name)))
+        lines.append(line)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:],
+                                                                          strict=True)])
+        for line in lines)
+
+
+def beyond_spread(rows: Iterable[dict], committed: Iterable[dict], split: str = "test",
+                  spreads: float = 4.0, floor: float = 0.02) -> list[str]:
+    """Return a sentence for each mIoU further from the committed mean than seeds explain.
+
+    Allowed is `spreads` times the committed seeds' spread, and never less than `floor`, since
+    three seeds say little about a spread.
+    """
+    ours, theirs = summary(rows, split), summary(committed, split)
+    sentences = []
+    for method in ours.keys() & theirs.keys():
+        mean, spread, _ = theirs[method]["miou"]
+        difference = ours[method]["miou"][0] - mean
+        allowed = max(spreads * spread, floor)
+        if abs(difference) > allowed:
+            sentences.append(f"{method}: mIoU is {100 * difference:+.1f} points from the committed "
+                             f"mean {100 * mean:.1f}, more than the {100 * allowed:.1f} allowed")
+    return sorted(sentences)
+
+
+def _check(measured: dict, path: Path) -> None:
+    for name in LISTS:
+        for row in measured.get(name, []):
+            missing = [k for k in (*IDENTITY[name], VALUE[name]) if k not in row
+                       and k not in ("crf", "threshold")]
+            if missing:
+                raise ValueError(f"{Path(path).name}: {name} {row} lacks {', '.join(missing)}")
+    for row in measured.get("rows", []):
+        scores = {"miou": row["miou"]} | row.get("iou", {}) | (row.get("leak") or {})
+        for measure, score in scores.items():
+            if score is not None and not 0 <= score <= 1:
+                raise ValueError(f"{Path(path).name}: {row['method']} {measure} = {score}, but "
+                                 "scores are fractions from 0 to 1, not per cent")

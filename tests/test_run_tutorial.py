@@ -1,0 +1,179 @@
+"""The notebook runner, with two toy notebooks: stops, goes on, keeps, hands over parameters."""
+
+import json
+import os
+import shutil
+
+import nbformat
+import pytest
+import run_tutorial
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from run_tutorial import main
+from save_outputs import save_outputs
+
+from clims_lib.artifacts import read_json
+from clims_lib.config import load_profile
+
+PARAMETERS = 'PROFILE = "mini"\nSEED = 0\nOVERRIDES = []\n'
+WORK = """from clims_lib.config import load_profile
+profile = load_profile(PROFILE, [*OVERRIDES, f"seed={SEED}"])
+log = profile.outputs.parent / "log.txt"
+"""
+FIRST = WORK + """with log.open("a") as file:
+    print("first", SEED, EXTRA, profile.clims.epochs, file=file)"""
+SECOND = WORK + """with log.open("a") as file:
+    print("second", SEED, file=file)
+from clims_lib.results import record
+record(profile.outputs / "metrics" / "01_second.json", profile=profile.name, seed=SEED,
+       seconds=1.0, device="cpu", rows=[{"method": "cam", "split": "test", "seed": SEED,
+                                         "miou": 0.4, "iou": {"person": 0.3}}]);"""
+FAILING = """
+# the next line is wrong
+assert (profile.outputs.parent / "fixed").exists(), "not yet"
+"""
+
+
+def write_notebook(path, parameters, *sources):
+    cells = [new_markdown_cell("# Title"),
+             new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+             *map(new_code_cell, sources)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """Two notebooks, a profile whose outputs are in the same folder, and how to run them."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    write_notebook(folder / "00_first.ipynb", PARAMETERS + "EXTRA = 1", FIRST)
+    write_notebook(folder / "01_second.ipynb", PARAMETERS, SECOND, FAILING)
+    profile = load_profile("tiny", [f"outputs={tmp_path / 'out'}", "name=toy"])
+    (tmp_path / "toy.toml").write_text(repr(profile))
+
+    def run(*more):
+        return main(["--notebooks", str(folder), "--profile", str(tmp_path / "toy.toml"), *more])
+
+    run.folder, run.out, run.log = folder, tmp_path / "out", tmp_path / "log.txt"
+    run.lines = lambda: run.log.read_text().splitlines()
+    return run
+
+
+@pytest.mark.slow
+def test_stop_resume_keep_and_fresh(toy, capfd):
+    assert toy() == 1  # the second cell of the second notebook fails
+    error = capfd.readouterr().err
+    assert "stopped at 01_second.ipynb, cell 4 of 4, In [4]: # the next line is wrong" in error
+    assert "AssertionError: not yet" in error
+    assert toy.lines() == ["first 0 1 1", "second 0"]
+    assert (toy.out / "00_first.ipynb").exists() and not (toy.out / "01_second.ipynb").exists()
+    assert (toy.out / "01_second.unfinished.ipynb").exists()
+
+    (toy.out.parent / "fixed").touch()
+    assert toy() == 0  # goes on with the second
+    assert toy.lines() == ["first 0 1 1", "second 0", "second 0"]
+    assert sorted(p.name for p in toy.out.glob("*.ipynb")) == ["00_first.ipynb", "01_second.ipynb"]
+    assert read_json(toy.out / "results.json")["rows"][0]["miou"] == 0.4
+    assert "<html" in (toy.out / "report.html").read_text()
+    assert "cam     40.0" in capfd.readouterr().out
+
+    assert toy() == 0  # nothing changed: nothing is executed
+    assert len(toy.lines()) == 3
+    assert "00_first.ipynb: nothing changed, kept" in capfd.readouterr().out
+
+    save_outputs(toy.folder, str(toy.out.parent / "toy.toml"))
+    saved = nbformat.read(toy.folder / "01_second.ipynb", as_version=4)
+    assert [c.get("execution_count") for c in saved.cells] == [None, 1, 2, 3]
+    assert "papermill" not in json.dumps(saved)
+    assert toy() == 0 and len(toy.lines()) == 3  # outputs are no change
+
+    assert toy("--only", "00", "-p", "SEED=5", "-p", "EXTRA=two", "-p", "clims.epochs=9") == 0
+    assert toy.lines()[3:] == ["first 5 two 9"]
+    with pytest.raises(ValueError, match="00_first.ipynb has changed"):
+        save_outputs(toy.folder, str(toy.out.parent / "toy.toml"))
+
+    (toy.out / "weights").mkdir()
+    assert toy("--fresh") == 0
+    assert toy.lines()[4:] == ["first 0 1 1", "second 0"]
+    assert not (toy.out / "weights").exists()
+    assert "--fresh: deleting" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_dead_kernel_is_named(toy, capfd):
+    write_notebook(toy.folder / "00_first.ipynb", PARAMETERS, "import os\nos._exit(9)")
+    assert toy() == 1
+    error = capfd.readouterr().err
+    assert "stopped at 00_first.ipynb, cell 3 of 3" in error and "DeadKernelError" in error
+
+
+@pytest.mark.parametrize("options, message", [
+    (["-p", "SEDE=1"], "-p SEDE: no notebook has this parameter; did you mean SEED?"),
+    (["-p", "seed=1"], "-p seed: no notebook has this parameter; did you mean SEED?"),
+    (["-p", "clims.epoch=1"], "unknown key clims.epoch; did you mean clims.epochs?"),
+    (["-p", "SEED"], "-p takes name=value"),
+    (["-p", "PROFILE=tiny"], "use --profile"),
+    (["-p", "OVERRIDES=[]"], "each setting by itself"),
+    (["--only", "07"], "--only 07: no such notebook; there are 00, 01"),
+])
+def test_bad_options_run_nothing(toy, capsys, options, message):
+    assert toy(*options) == 1
+    assert message in capsys.readouterr().err
+    assert not toy.log.exists() and not toy.out.exists()
+
+
+def test_unknown_options_and_profiles(toy, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        toy("--frsh")
+    assert stopped.value.code == 2 and "--frsh" in capsys.readouterr().err
+    assert main(["--notebooks", str(toy.folder), "--profile", "minni"]) == 1
+    assert "no profile 'minni'; did you mean mini?" in capsys.readouterr().err
+
+
+def test_notebooks_need_parameters(toy, capsys):
+    write_notebook(toy.folder / "01_second.ipynb", "SEED = 0")
+    assert toy() == 1
+    assert "01_second.ipynb needs a cell tagged `parameters` that sets PROFILE, OVERRIDES" in \
+        capsys.readouterr().err
+    shutil.rmtree(toy.folder)
+    assert toy() == 1 and "no notebooks named" in capsys.readouterr().err
+
+
+def test_state_follows_what_matters(toy, tmp_path):
+    def states(**parameters):
+        notebooks = run_tutorial.find_notebooks(toy.folder)
+        parameters = {"PROFILE": str(tmp_path / "toy.toml"), "OVERRIDES": [], **parameters}
+        return [run_tutorial.state_of(n, notebooks, parameters) for n in notebooks]
+
+    first, second = states()
+    assert [first, second] == states()
+    assert states(SEED=1)[0] != first and states(OVERRIDES=["clims.epochs=2"])[1] != second
+    path = toy.folder / "00_first.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[0].source = "# Other title"
+    nbformat.write(notebook, path)
+    assert states()[0] != first and states()[1] == second  # prose concerns one notebook
+    notebook.cells[2].source += "\n1 + 1"
+    nbformat.write(notebook, path)
+    assert states()[1] != second  # code concerns those that come after, too
+
+
+def test_fresh_deletes_only_outputs(toy, tmp_path, capsys):
+    (tmp_path / "out" / "holiday").mkdir(parents=True)
+    assert toy("--fresh") == 1
+    assert "delete it yourself" in capsys.readouterr().err
+    assert (tmp_path / "out" / "holiday").is_dir()
+
+
+def test_one_at_a_time(toy, capsys):
+    with run_tutorial.locked(toy.out):
+        assert toy() == 1
+    assert "another ci/tutorial is at work" in capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def keep_environment(monkeypatch):
+    """The runner changes these for its kernels."""
+    for name in ("PYTHONPATH", "JUPYTER_PREFER_ENV_PATH", "MPLBACKEND",
+                 "PYDEVD_DISABLE_FILE_VALIDATION"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
