@@ -1,8 +1,8 @@
 """Pictures with captions for the small CLIP: whole scenes and cut-outs, described by what is seen.
 
-OpenAI's CLIP met cut-out pictures, logos and product photos on the web; a small CLIP has to be shown
-some. The cut-outs are drawn from the generator's own layers. Neither CLIP nor CLIMS is ever given a
-mask: CLIP gets a picture and a sentence. Notebook 02 measures what a CLIP without them does.
+OpenAI's CLIP met cut-out pictures, logos and product photos on the web; a small CLIP has to be
+shown some. The cut-outs are drawn from the generator's own layers. Neither CLIP nor CLIMS is ever
+given a mask: CLIP gets a picture and a sentence. Notebook 02 measures what a CLIP without them does.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def keep_weights(cut: str, things: Sequence, generator: torch.Generator) -> Tens
 
 
 def soft_blobs(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """(count, size, size) soft windows in [0, 1]: a disc with blurred edge, or all but that disc."""
+    """(count, size, size) soft windows in [0, 1]: a disc with blurred edge, or all but it."""
     r = lambda: torch.rand((count, 1, 1), generator=generator)  # noqa: E731
     y = torch.linspace(0, 1, size)[None, :, None]
     x = torch.linspace(0, 1, size)[None, None, :]
@@ -62,7 +62,7 @@ def soft_blobs(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def half_planes(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """(count, size, size) windows in {0, 1} with one straight edge of random place and direction."""
+    """(count, size, size) windows in {0, 1} with one straight edge, anywhere and any way."""
     angle = 2 * torch.pi * torch.rand((count, 1, 1), generator=generator)
     offset = 0.5 * torch.rand((count, 1, 1), generator=generator) - 0.25
     grid = torch.linspace(-0.5, 0.5, size)
@@ -134,7 +134,9 @@ def cut_views(
     whole = is_cut("whole") | is_cut("dimmed")
     keep = torch.where(whole[:, None, None], keep, rough_edges(keep, generator))
 
-    area = torch.zeros(count, width).scatter_add(1, maps.flatten(1), torch.ones_like(keep).flatten(1))
+    area = torch.zeros(count, width).scatter_add(
+        1, maps.flatten(1), torch.ones_like(keep).flatten(1)
+    )
     left = torch.zeros(count, width).scatter_add(1, maps.flatten(1), keep.flatten(1))
     visible = (left > SEEN * area) & (left > 0.006 * size * size)
     captions = [

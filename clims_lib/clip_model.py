@@ -7,6 +7,7 @@ so the lines that run on it are the lines that run on OpenAI's. Notebook 01 tell
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -53,7 +54,7 @@ def save_clip(model: CLIP, path: Path) -> None:
 
 
 def load_clip(name: str | Path, device: str | torch.device = "cpu") -> CLIP:
-    """`clip.load(name)`: a name such as "ViT-B/32", or the path of a state dict. In eval mode, fp32.
+    """`clip.load(name)`: a name such as "ViT-B/32", or the path of a state dict. Eval mode, fp32.
 
     Raises FileNotFoundError when it is neither.
     """
@@ -108,7 +109,7 @@ def contrastive_loss(
     """Symmetric cross entropy over a batch of picture-text pairs, unit vectors (B, D) each.
 
     Without `same_text`, only the picture's own row is right: two pictures with one label text are
-    false negatives of each other. With the boolean (B, B) `same_text`, all of them share the target.
+    false negatives of each other. With the boolean (B, B) `same_text`, they share the target.
     """
     logits = scale * image_features @ text_features.T
     if same_text is None:
@@ -141,10 +142,11 @@ def autocast(device: torch.device | str, enabled: bool) -> contextlib.AbstractCo
 def train_clip(
     model: CLIP, batch: Callable[[int], tuple[Tensor, list[str]]], *, steps: int, lr: float,
     weight_decay: float = 0.05, amp: bool = True, correct_shared: bool = True,
-    state: dict | None = None, save: Callable[[int, dict], None] | None = None, save_every: int = 200,
+    state: dict | None = None, save: Callable[[int, dict], None] | None = None,
+    save_every: int = 200,
     progress=None,
 ) -> list[float]:  # fmt: skip
-    """Contrastive training of both towers; returns the loss of every step (from the resumed one on).
+    """Contrastive training of both towers; returns the losses of the steps run here.
 
     batch(step) -> ((B, 3, H, W) normalised pictures, B captions), drawn from the step's own seed so
     that a resumed run sees the same batches. AdamW, 5 % warm-up, cosine. `state`: a dictionary that
@@ -153,10 +155,16 @@ def train_clip(
     device = model.positional_embedding.device
     decay = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
     optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
     warm = max(1, steps // 20)
-    rate = lambda t: min((t + 1) / warm, 0.5 * (1 + torch.cos(torch.tensor(t / steps * torch.pi)).item()))  # noqa: E731,E501
+
+    def rate(t: int) -> float:
+        return min((t + 1) / warm, 0.5 * (1 + math.cos(math.pi * t / steps)))
+
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
     start = 0
     if state:
@@ -182,7 +190,7 @@ def train_clip(
         if progress:
             progress(loss=losses[-1])
         if save and (step + 1) % save_every == 0 and step + 1 < steps:
-            save(step + 1, {"step": step + 1, "model": model.state_dict(),
-                            "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()})  # fmt: skip
+            parts = {"model": model, "optimiser": optimiser, "schedule": schedule}
+            save(step + 1, {"step": step + 1, **{k: v.state_dict() for k, v in parts.items()}})
     model.eval().requires_grad_(False)
     return losses

@@ -200,7 +200,10 @@ def _sink(rng, pen: Pen, noun: str) -> None:
 def _compose(rng, canvas: np.ndarray, pen: Pen, light: float, ground: str) -> None:
     """Lay a drawn object and its shadow onto the canvas, in place."""
     side = canvas.shape[0]
-    x0, y0, x1, y1 = pen.image.getbbox()
+    box = pen.image.getbbox()
+    if box is None:  # sunk, or wholly outside the picture: nothing to lay down
+        return
+    x0, y0, x1, y1 = box
     wide = x1 - x0
     if ground != "sky" and y1 < side + 4:
         reach = 0.16 if ground == "water" else 0.07

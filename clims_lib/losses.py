@@ -1,7 +1,7 @@
 """The four CLIMS losses (Xie et al., CVPR 2022, section 3.3) and their sum.
 
 Everything here is a function of cosine similarities `s` and activation maps, so every term can be
-worked out by hand. Shapes: B pictures, K classes, L background texts. Notebook 02 derives each term.
+worked out by hand. Shapes: B pictures, K classes, L background texts. Notebook 02 derives them.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def clims_loss(
     weights: tuple[float, float, float, float],
     cbs_threshold: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """L = a L_OTM + b L_BTM + g L_CBS + d L_REG (Eq. 6); the paper's weights on VOC: 10, 24, 1, 0.2.
+    """L = a L_OTM + b L_BTM + g L_CBS + d L_REG (Eq. 6); the paper's weights: 10, 24, 1, 0.2.
 
     Returns (scalar loss, the four unweighted terms by name).
     """
@@ -121,7 +121,12 @@ def cut_out(images: Tensor, cams: Tensor, labels: Tensor) -> tuple[Tensor, Tenso
 
 
 def similarities(
-    encode, images: Tensor, cams: Tensor, labels: Tensor, class_text: Tensor, background_text: Tensor
+    encode,
+    images: Tensor,
+    cams: Tensor,
+    labels: Tensor,
+    class_text: Tensor,
+    background_text: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All similarities the losses need, with one call of CLIP's image encoder.
 
@@ -133,7 +138,10 @@ def similarities(
     features = encode(torch.cat([objects, rests])).float()
     seen, left = features.chunk(2)
     s_object = torch.full(labels.shape, 0.5, device=images.device)
-    s_rest, s_background = s_object.clone(), s_object[..., None].repeat(1, 1, background_text.shape[1])
+    s_rest, s_background = (
+        s_object.clone(),
+        s_object[..., None].repeat(1, 1, background_text.shape[1]),
+    )
     at = (picture, klass)
     s_object = s_object.index_put(at, (seen * class_text[klass]).sum(-1))
     s_rest = s_rest.index_put(at, (left * class_text[klass]).sum(-1))

@@ -1,7 +1,7 @@
 """What CLIMS says to CLIP: class texts, background texts, and both published forms of CBS.
 
-The paper's template is "a photo of {class}". Class-related background texts name what co-occurs with
-a class (paper, section 4.1); the thresholded variant has one shared list instead.
+The paper's template is "a photo of {class}". Class-related background texts name what co-occurs
+with a class (paper, section 4.1); the thresholded variant has one shared list instead.
 """
 
 from __future__ import annotations

@@ -74,7 +74,8 @@ def threshold_curve(cams, labels, truths, thresholds, how="max"):
         index = (truth * num_labels + winner) * steps + passed
         counts += torch.bincount(index[truth != IGNORE], minlength=len(counts))
     counts = counts.view(num_labels, num_labels, steps)
-    return torch.tensor([miou(_confusion_at(counts, t)) for t in range(len(thresholds))]).double()
+    scores = [miou(_confusion_at(counts, t)) for t in range(len(thresholds))]
+    return torch.tensor(scores, dtype=torch.float64)
 
 
 def best_threshold(cams, labels, truths, thresholds, how="max"):

@@ -1,12 +1,20 @@
-"""The data set reads VOC-layout folders, and every broken one gives an error that names the file."""
+"""The data set reads VOC-layout folders, and a broken one gives an error that names the file."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from clims_lib.voc import VOC_CLASSES, VOCFolder, class_names, ground_names, palette
-from clims_lib.voc import read_image, read_mask, write_mask
+from clims_lib.voc import (
+    VOC_CLASSES,
+    VOCFolder,
+    class_names,
+    ground_names,
+    palette,
+    read_image,
+    read_mask,
+    write_mask,
+)
 
 CLASSES = ("boat", "cow", "train")
 MASKS = {"a": [[0, 1], [1, 255]], "b": [[3, 3], [2, 0]], "c": [[0, 0], [0, 0]]}
