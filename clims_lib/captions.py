@@ -2,7 +2,7 @@
 
 OpenAI's CLIP met cut-out pictures, logos and product photos on the web; a small CLIP has to be
 shown some. The cut-outs are drawn from the generator's own layers. Neither CLIP nor CLIMS is ever
-given a mask: CLIP gets a picture and a sentence. Notebook 02 measures what a CLIP without them does.
+given a mask: CLIP gets a picture and a sentence. Notebook 02 measures a CLIP without them.
 """
 
 from __future__ import annotations
