@@ -1,0 +1,83 @@
+"""The four CLIMS losses at values worked by hand, and their gradients by finite differences."""
+
+import math
+
+import pytest
+import torch
+
+from clims_lib.losses import area_loss, btm_loss, cbs_loss, clims_loss, cut_out, otm_loss
+from clims_lib.losses import similarities as measure
+
+LABELS = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+S = torch.tensor([[0.5, 0.9], [0.25, 0.8]])
+NAN = float("nan")
+
+
+def test_otm_and_btm_by_hand():
+    # absent classes take no part: picture 0 counts only its first class
+    assert otm_loss(S, LABELS).item() == pytest.approx(
+        -(math.log(0.5) + math.log(0.25) + math.log(0.8)) / 2, abs=1e-6
+    )
+    assert btm_loss(S, LABELS).item() == pytest.approx(
+        -(math.log(0.5) + math.log(0.75) + math.log(0.2)) / 2, abs=1e-6
+    )
+
+
+def test_both_forms_of_cbs_by_hand():
+    s = torch.tensor([[[0.2, 0.4, NAN], [0.9, 0.9, 0.9]]])
+    labels = torch.tensor([[1.0, 0.0]])
+    mean_form = -(math.log(0.8) + math.log(0.6)) / 2
+    assert cbs_loss(s, labels).item() == pytest.approx(mean_form, abs=1e-6)
+    # the thresholded form sums only the similarities above 0.26
+    assert cbs_loss(s, labels, 0.26).item() == pytest.approx(-math.log(0.6), abs=1e-6)
+
+
+def test_the_sum_weighs_the_terms():
+    cams = torch.full((2, 2, 3, 3), 0.25)
+    background = torch.full((2, 2, 1), 0.5)
+    total, terms = clims_loss(S, S, background, cams, LABELS, weights=(10, 24, 1, 0.2))
+    assert area_loss(cams).item() == pytest.approx(0.25)
+    by_hand = 10 * terms["otm"] + 24 * terms["btm"] + 1.5 * math.log(2) + 0.2 * 0.25
+    assert total.item() == pytest.approx(by_hand.item(), rel=1e-6)
+
+
+def test_perfect_and_hopeless_similarities_stay_finite():
+    extreme = torch.tensor([[0.0, 1.0], [-0.3, 1.0]])
+    assert otm_loss(extreme, LABELS).isfinite() and btm_loss(extreme, LABELS).isfinite()
+
+
+@pytest.mark.parametrize("loss", [otm_loss, btm_loss])
+def test_gradient_agrees_with_finite_differences(loss):
+    s = S.clone().requires_grad_()
+    loss(s, LABELS).backward()
+    for i in range(2):
+        for j in range(2):
+            step = torch.zeros(2, 2)
+            step[i, j] = 1e-3
+            slope = (loss(S + step, LABELS) - loss(S - step, LABELS)) / 2e-3
+            assert s.grad[i, j].item() == pytest.approx(slope.item(), abs=2e-3)
+
+
+def test_similarities_agree_with_one_pair_at_a_time():
+    g = torch.Generator().manual_seed(0)
+    images, cams = torch.randn(2, 3, 8, 8, generator=g), torch.rand(2, 2, 8, 8, generator=g)
+    project = torch.randn(192, 5, generator=g)
+    unit = lambda x: x / x.norm(dim=-1, keepdim=True)  # noqa: E731
+    encode = lambda x: unit(x.flatten(1) @ project)  # noqa: E731
+    text, ground = unit(torch.randn(2, 5, generator=g)), unit(torch.randn(2, 2, 5, generator=g))
+    ground[1, 1] = NAN  # the second class has one background text only
+    seen, left, behind = measure(encode, images, cams, LABELS, text, ground)
+    for b, k in LABELS.nonzero().tolist():
+        inside = encode((images[b] * cams[b, k])[None])[0]
+        outside = encode((images[b] * (1 - cams[b, k]))[None])[0]
+        assert seen[b, k].item() == pytest.approx((inside @ text[k]).item(), abs=1e-5)
+        assert left[b, k].item() == pytest.approx((outside @ text[k]).item(), abs=1e-5)
+        assert behind[b, k, 0].item() == pytest.approx((inside @ ground[k, 0]).item(), abs=1e-5)
+    assert behind[1, 1, 1].isnan()
+
+
+def test_bad_input_says_so():
+    with pytest.raises(ValueError, match="agree"):
+        otm_loss(S, LABELS[:1])
+    with pytest.raises(ValueError, match="no class is present"):
+        cut_out(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4), torch.zeros(1, 2))
