@@ -1,3 +1,10 @@
 """The pieces of a CLIMS tutorial: weakly supervised segmentation taught by language and images."""
 
+import os
+
+# Idle OpenMP threads spin by default. Beside any other busy program a training step on two cores
+# then takes ten times as long; sleeping threads cost nothing when alone. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 __version__ = "0.1.0"
