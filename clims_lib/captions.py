@@ -90,7 +90,7 @@ def caption(seen: Sequence, generator: torch.Generator) -> str:
     objects = [with_article(t.noun) for t in seen if t.is_object]
     grounds = [t.noun for t in seen if not t.is_object]
     if objects:
-        grounds = [g for g in grounds if rand() < 0.5]
+        grounds = [g for g in grounds if rand() < 0.5][-2:]  # the nearest: captions stay short
     elif len(grounds) > 1:
         grounds = [g for g in grounds if rand() < 0.75] or grounds[:1]
     if not objects and not grounds:

@@ -4,7 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from clims_lib.crf import dense_crf, unary_from_cam, unary_from_labels
+from clims_lib.crf import dense_crf, refine, unary_from_cam, unary_from_labels
+from clims_lib.pseudo_masks import cam_to_mask
+
+SETTINGS = {
+    "gaussian_weight": 1.5,
+    "gaussian_sxy": 1.5,
+    "bilateral_weight": 6.0,
+    "bilateral_sxy": 8.0,
+    "bilateral_srgb": 0.2,
+    "iterations": 5,
+}
+
+
+def two_colours(size, seed=0):
+    """A noisy picture, its left half red and its right half blue: (3, size, size) in [0, 1]."""
+    image = 0.1 * torch.rand(3, size, size, generator=torch.Generator().manual_seed(seed))
+    image[0, :, : size // 2] += 0.8
+    image[2, :, size // 2 :] += 0.8
+    return image
 
 
 def brute_force(unary, image, wg, sg, wb, sb, sc, iterations):
@@ -36,14 +54,7 @@ def test_equals_brute_force_mean_field(labels):
     image, unary = rng.random((3, 9, 12)), 3 * rng.random((labels, 9, 12))
     expected = brute_force(unary, image, 1.5, 1.5, 6.0, 8.0, 0.2, 5)
     q = dense_crf(
-        torch.tensor(unary)[None].float(),
-        torch.tensor(image)[None].float(),
-        gaussian_weight=1.5,
-        gaussian_sxy=1.5,
-        bilateral_weight=6.0,
-        bilateral_sxy=8.0,
-        bilateral_srgb=0.2,
-        iterations=5,
+        torch.tensor(unary)[None].float(), torch.tensor(image)[None].float(), **SETTINGS
     )
     np.testing.assert_allclose(q[0].numpy(), expected, atol=1e-4)
 
@@ -68,3 +79,73 @@ def test_bad_input_says_so():
         dense_crf(torch.zeros(1, 2, 4, 4), torch.full((1, 3, 4, 4), 200.0))
     with pytest.raises(ValueError, match="does not fit"):
         dense_crf(torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 4, 5))
+
+
+def test_bad_energies_and_settings_say_so():
+    image = torch.rand(1, 3, 4, 4)
+    with pytest.raises(ValueError, match="nan or inf"):
+        dense_crf(torch.full((1, 2, 4, 4), torch.inf), image)
+    with pytest.raises(ValueError, match=r"must be \(B, L, H, W\)"):
+        dense_crf(torch.zeros(2, 4, 4), image)
+    unary = torch.zeros(1, 2, 4, 4)
+    for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
+        with pytest.raises(ValueError, match=f"{name} must be positive"):
+            dense_crf(unary, image, **{name: 0.0})
+    for name in ("gaussian_weight", "bilateral_weight"):
+        with pytest.raises(ValueError, match=f"{name} must be 0 or more"):
+            dense_crf(unary, image, **{name: -1.0})
+    with pytest.raises(ValueError, match="iterations must be a whole number"):
+        dense_crf(unary, image, iterations=2.5)
+    with pytest.raises(ValueError, match="use exact=False"):
+        dense_crf(torch.zeros(1, 2, 200, 200), torch.rand(1, 3, 200, 200), exact=True)
+    with pytest.raises(ValueError, match="apply normalise_cam first"):
+        unary_from_cam(torch.full((1, 2, 2), 1.5), 0.3)
+    with pytest.raises(ValueError, match="0 < confidence < 1"):
+        unary_from_labels(torch.zeros(2, 2), 1.0, 3)
+    with pytest.raises(ValueError, match=r"labels outside 0\.\.2"):
+        unary_from_labels(torch.full((2, 2), 3), 0.7, 3)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_batch_is_its_pictures(exact):
+    g = torch.Generator().manual_seed(3)
+    unary, image = torch.randn(3, 4, 16, 20, generator=g), torch.rand(3, 3, 16, 20, generator=g)
+    together = dense_crf(unary, image, **SETTINGS, exact=exact)
+    pairs = zip(unary.split(1), image.split(1), strict=True)
+    alone = torch.cat([dense_crf(u, i, **SETTINGS, exact=exact) for u, i in pairs])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.sum(1), torch.ones(3, 16, 20))
+
+
+def test_the_lattice_is_near_the_full_kernel():
+    image = two_colours(48)[None]
+    unary = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    exact, lattice = (dense_crf(unary, image, **SETTINGS, exact=e) for e in (True, False))
+    assert (exact.argmax(1) == lattice.argmax(1)).float().mean() > 0.97
+    assert (exact - lattice).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_blurred_map_snaps_to_the_edge(exact):
+    image, truth = two_colours(32), torch.zeros(32, 32, dtype=torch.uint8)
+    truth[:, 16:] = 2
+    cam = torch.zeros(3, 32, 32)
+    cam[1] = torch.linspace(0, 1, 32).roll(3)  # crosses the threshold three pixels too late
+    cam[1, :, :3] = 0.0
+    assert (cam_to_mask(cam, 0.5) == truth).float().mean() < 0.95
+    mask = refine(image, cam, 0.5, **SETTINGS, exact=exact)
+    assert mask.dtype == torch.uint8 and torch.equal(mask, truth)
+    batch = refine(torch.stack([image] * 2), torch.stack([cam] * 2), 0.5, **SETTINGS, exact=exact)
+    assert torch.equal(batch, torch.stack([truth] * 2))
+
+
+def test_energies_agree_with_the_mask_and_absent_classes_stay_out():
+    g = torch.Generator().manual_seed(5)
+    cam = torch.rand(4, 12, 12, generator=g)
+    cam[2] = 0
+    unary = unary_from_cam(cam, 0.6)
+    assert torch.equal(unary.argmin(0), cam_to_mask(cam, 0.6).long())
+    q = dense_crf(unary[None], torch.rand(1, 3, 12, 12, generator=g), **SETTINGS)
+    assert q[0, 3].max() == 0
+    nothing = refine(torch.rand(3, 12, 12), torch.zeros(4, 12, 12), 0.3)
+    assert nothing.shape == (12, 12) and not nothing.any()
