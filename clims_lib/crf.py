@@ -36,8 +36,8 @@ def dense_crf(
     pixels, srgb in colour units of [0, 1]. exact: True computes the bilateral kernel for all pairs
     of pixels, O(N^2); False filters on the permutohedral lattice, O(N), an approximation that
     labels some pixels otherwise (1 to 6 % where maps are unsure everywhere, as pydensecrf's own
-    does); None is exact for at most 1024 pixels. A weight of 0 leaves its term out. Each iteration is
-    Q <- softmax(-unary + sum_m w_m K_m Q), algorithm 1 of the paper. ValueError for bad input.
+    does); None is exact for at most 1024 pixels. A weight of 0 leaves its term out. Each iteration
+    is Q <- softmax(-unary + sum_m w_m K_m Q), algorithm 1 of the paper. ValueError for bad input.
     """
     scales = {
         "gaussian_sxy": gaussian_sxy,

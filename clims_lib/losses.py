@@ -146,6 +146,6 @@ def similarities(
     s_object = s_object.index_put(at, (seen * class_text[klass]).sum(-1))
     s_rest = s_rest.index_put(at, (left * class_text[klass]).sum(-1))
     texts = background_text[klass]
-    scores = torch.einsum("pd,pld->pl", seen, texts.nan_to_num(0.0))
+    scores = (seen[:, None] * texts.nan_to_num(0.0)).sum(-1)  # no matmul: autocast would round it
     scores = scores.masked_fill(texts.isnan().any(-1), float("nan"))
     return s_object, s_rest, s_background.index_put(at, scores)
