@@ -25,14 +25,11 @@ class Data:
     source: Literal["miniworld", "voc"]
     classes: tuple[str, ...]
     size: int
-    draw_size: int
     train: int
     val: int
     test: int
     labelled: int
-    weak: int
     captions: int
-    home_ground: float
 
 
 @dataclass(frozen=True)
@@ -64,13 +61,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class Finetune:
-    towers: Literal["text", "both"]
     loss: Literal["hinge", "contrastive"]
+    correct_shared: bool
     margin: float
-    replay: float
+    replay: int
     batch: int
     steps: int
     lr: float
+    weight_decay: float
 
 
 @dataclass(frozen=True)
@@ -81,12 +79,13 @@ class Losses:
     reg: float
     cbs_form: Literal["class_related", "thresholded"]
     cbs_threshold: float
-    clamp: float
+    background: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Cam:
-    width: int
+    layers: tuple[int, ...]
+    thin: int
     stride: int
     epochs: int
     longer_epochs: int
@@ -123,22 +122,26 @@ class Inference:
     flip: bool
     batch: int
     thresholds: tuple[float, ...]
+    chosen_on: int
 
 
 @dataclass(frozen=True)
 class Crf:
     sharpness: float
+    thresholds: tuple[float, ...]
+    chosen_on: int
     bilateral_weight: float
-    bilateral_pixels: float
-    bilateral_colour: float
+    bilateral_sxy: float
+    bilateral_srgb: float
     gaussian_weight: float
-    gaussian_pixels: float
+    gaussian_sxy: float
     iterations: int
 
 
 @dataclass(frozen=True)
 class Cct:
     steps: int
+    feature_channels: int
     batch_labelled: int
     batch_weak: int
     lr: float

@@ -35,7 +35,7 @@ def dense_crf(
     unary (B, L, H, W): energies -log p; image (B, 3, H, W) in [0, 1], on the same device; sxy in
     pixels, srgb in colour units of [0, 1]. exact: True computes the bilateral kernel for all pairs
     of pixels, O(N^2); False filters on the permutohedral lattice, O(N), an approximation that
-    labels some pixels otherwise (1 to 6 % where maps are unsure everywhere, as pydensecrf's own
+    labels some pixels otherwise (1 to 4 % where maps are unsure everywhere, as pydensecrf's own
     does); None is exact for at most 1024 pixels. A weight of 0 leaves its term out. Each iteration
     is Q <- softmax(-unary + sum_m w_m K_m Q), algorithm 1 of the paper. ValueError for bad input.
     """

@@ -58,3 +58,17 @@ def stack_ragged(rows: Sequence[Tensor]) -> Tensor:
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
     return torch.as_tensor(out)
+
+
+def parse_background(lines: Sequence[str]) -> dict[str, list[str]] | list[str]:
+    """["train: railroad, rails", ...] -> {"train": ["railroad", "rails"], ...}; one line without a
+    class is the shared list of the thresholded form. Raises ValueError for an empty list."""
+    if len(lines) == 1 and ":" not in lines[0]:
+        return [text.strip() for text in lines[0].split(",")]
+    table = {}
+    for line in lines:
+        name, colon, texts = line.partition(":")
+        table[name.strip()] = [text.strip() for text in texts.split(",") if text.strip()]
+        if not colon or not table[name.strip()]:
+            raise ValueError(f"background texts look like 'train: railroad, rails', not {line!r}")
+    return table
