@@ -70,7 +70,7 @@ def measure(profile: str, seed: int, threads: int) -> dict:
     """Measure one seed in this process: results.json's form for that seed."""
     import torch
 
-    from clims_lib.stages import measure_all
+    from clims_lib.semi_supervised import measure_all
 
     torch.set_num_threads(threads)
     return measure_all(load_profile(profile, [f"seed={seed}"]))
