@@ -1,0 +1,129 @@
+"""Pictures for people: arrays in, a matplotlib Figure out.
+
+Masks have the VOC palette, other colours are the Okabe-Ito ones that colour-blind readers tell
+apart. No function here computes a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from clims_lib.voc import palette
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
+
+
+def picture(image) -> np.ndarray:
+    """uint8 (3, H, W) or float in [0, 1] -> (H, W, 3) for imshow."""
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[0] != 3:
+        raise ValueError(f"a picture is (3, H, W), not {pixels.shape}")
+    pixels = pixels.transpose(1, 2, 0)
+    return pixels if pixels.dtype == np.uint8 else pixels.clip(0, 1)
+
+
+def coloured(mask) -> np.ndarray:
+    """uint8 (H, W) -> (H, W, 3) in VOC's colours; 255 (ignore) is VOC's cream."""
+    return palette()[np.asarray(mask)]
+
+
+def overlay(image, mask, opacity: float = 0.6) -> np.ndarray:
+    """The picture with its mask laid over it where there is an object."""
+    pixels = picture(image)
+    pixels = pixels if pixels.dtype == np.uint8 else (255 * pixels).astype(np.uint8)
+    where = (np.asarray(mask) > 0)[..., None] * opacity
+    return (pixels * (1 - where) + coloured(mask) * where).astype(np.uint8)
+
+
+def gallery(images: Sequence, titles: Sequence[str] = (), columns: int = 6) -> Figure:
+    """Pictures (H, W, 3) or (H, W) side by side, with a title each where given."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(11, 11 / columns * rows * 1.12),
+                                squeeze=False, layout="constrained")  # fmt: skip
+    for i, axis in enumerate(axes.flat):
+        axis.axis("off")
+        if i < len(images):
+            axis.imshow(images[i], interpolation="nearest", cmap="viridis")
+            if i < len(titles):
+                axis.set_title(titles[i], fontsize=8, wrap=True)
+    return figure
+
+
+def grid(rows: Sequence[Sequence], row_titles: Sequence[str], column_titles=()) -> Figure:
+    """A table of pictures: one method a row, one picture a column."""
+    count = len(rows[0])
+    figure, axes = plt.subplots(len(rows), count, figsize=(11, 11 / count * len(rows)),
+                                squeeze=False, layout="constrained")  # fmt: skip
+    for r, row in enumerate(rows):
+        for c, cell in enumerate(row):
+            axes[r, c].imshow(cell, interpolation="nearest", cmap="viridis")
+            axes[r, c].set(xticks=[], yticks=[])
+        axes[r, 0].set_ylabel(row_titles[r], fontsize=10)
+    for c, title in enumerate(column_titles):
+        axes[0, c].set_title(title, fontsize=9)
+    return figure
+
+
+def legend_of(classes: Sequence[str]) -> Figure:
+    """The VOC colours of the classes 1..K, as a strip."""
+    figure, axis = plt.subplots(figsize=(11, 0.5))
+    patches = [Patch(color=palette()[k + 1] / 255, label=n) for k, n in enumerate(classes)]
+    axis.legend(handles=patches, ncols=len(patches), loc="center", frameon=False)
+    axis.axis("off")
+    return figure
+
+
+def bars(groups: Mapping[str, Mapping[str, float]], ylabel: str, ylim=None) -> Figure:
+    """Grouped bars: {series: {name on the axis: value}}; missing or None values leave a gap."""
+    names = list(dict.fromkeys(n for values in groups.values() for n in values))
+    figure, axis = plt.subplots(figsize=(11, 3.4), layout="constrained")
+    width = 0.8 / len(groups)
+    for i, (series, values) in enumerate(groups.items()):
+        heights = [np.nan if values.get(n) is None else values[n] for n in names]
+        axis.bar(np.arange(len(names)) + (i - (len(groups) - 1) / 2) * width, heights, width,
+                 label=series, color=COLOURS[i % len(COLOURS)])  # fmt: skip
+    axis.set_xticks(range(len(names)), names)
+    axis.set(ylabel=ylabel, ylim=ylim)
+    axis.legend(ncols=min(7, len(groups)), loc="lower center", bbox_to_anchor=(0.5, 1.0),
+                frameon=False)  # fmt: skip
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def curves(lines: Mapping[str, tuple[Sequence, Sequence]], xlabel: str, ylabel: str) -> Figure:
+    """Labelled curves: {label: (x, y)}, each with a marker of its own."""
+    figure, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    for i, (label, (x, y)) in enumerate(lines.items()):
+        axis.plot(x, y, label=label, color=COLOURS[i % len(COLOURS)], marker="osv^Dx+*"[i % 8],
+                  markersize=4)  # fmt: skip
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def oracle_chart(rows: Sequence[Mapping]) -> Figure:
+    """Loss at every candidate mask, one panel a class; the lowest is blue, the others grey."""
+    classes = list(dict.fromkeys(row["class"] for row in rows))
+    columns = min(3, len(classes))
+    lines = -(-len(classes) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(11, 2.6 * lines), squeeze=False,
+                                layout="constrained")  # fmt: skip
+    for axis in axes.flat[len(classes) :]:
+        axis.axis("off")
+    for axis, name in zip(axes.flat, classes, strict=False):
+        some = [row for row in rows if row["class"] == name]
+        values = [row["loss"] for row in some]
+        lowest = int(np.argmin(values))
+        colours = [COLOURS[0] if i == lowest else "#B0B0B0" for i in range(len(some))]
+        axis.barh([row["mask"] for row in some], values, color=colours)
+        axis.invert_yaxis()
+        axis.set_title(f"{name}: lowest at {some[lowest]['mask']}", fontsize=10)
+        axis.set_xlabel("CLIMS loss")
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
