@@ -97,12 +97,12 @@ def bars(groups: Mapping[str, Mapping[str, float]], ylabel: str, ylim=None) -> F
 
 def curves(lines: Mapping[str, tuple[Sequence, Sequence]], xlabel: str, ylabel: str) -> Figure:
     """Labelled curves: {label: (x, y)}, each with a marker of its own."""
-    figure, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(10, 3.6), layout="constrained")
     for i, (label, (x, y)) in enumerate(lines.items()):
         axis.plot(x, y, label=label, color=COLOURS[i % len(COLOURS)], marker="osv^Dx+*"[i % 8],
                   markersize=4)  # fmt: skip
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.grid(alpha=0.3)
     return figure
 
@@ -126,4 +126,39 @@ def oracle_chart(rows: Sequence[Mapping]) -> Figure:
         axis.set_title(f"{name}: lowest at {some[lowest]['mask']}", fontsize=10)
         axis.set_xlabel("CLIMS loss")
         axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def signed(values, limit: float | None = None) -> np.ndarray:
+    """(H, W) numbers -> (H, W, 3): purple below 0, orange above, white at 0 (colour-blind safe)."""
+    values = np.asarray(values, dtype=float)
+    limit = limit or max(np.abs(values).max(), 1e-12)
+    return plt.get_cmap("PuOr_r")(values / (2 * limit) + 0.5)[..., :3]
+
+
+def map_over(image, cam, opacity: float = 0.6) -> np.ndarray:
+    """A map (H, W) in [0, 1] over its picture: the brighter, the more active."""
+    pixels = picture(image)
+    pixels = pixels / 255 if pixels.dtype == np.uint8 else pixels
+    return (1 - opacity) * pixels + opacity * plt.get_cmap("viridis")(np.asarray(cam))[..., :3]
+
+
+def heat_table(values, row_titles: Sequence[str], column_titles: Sequence[str],
+               title: str = "", form: str = ".2f") -> Figure:  # fmt: skip
+    """A table of numbers whose cells are the darker, the larger the number; NaN stays empty."""
+    values = np.asarray(values, dtype=float)
+    rows, columns = values.shape
+    figure, axis = plt.subplots(figsize=(min(11, 2.5 + 1.2 * columns), 0.8 + 0.36 * rows),
+                                layout="constrained")  # fmt: skip
+    low, high = np.nanmin(values), np.nanmax(values)
+    axis.imshow(values, cmap="Blues", vmin=low, vmax=high, aspect="auto")
+    for r, c in np.argwhere(np.isfinite(values)):
+        dark = values[r, c] > low + 0.6 * (high - low)
+        axis.text(c, r, format(values[r, c], f"z{form}"), ha="center", va="center",
+                  color="white" if dark else "black")  # fmt: skip
+    axis.set_xticks(range(columns), column_titles)
+    axis.set_yticks(range(rows), row_titles)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    axis.set_title(title, fontsize=10)
     return figure

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from clims_lib.artifacts import read_json, write_json
+from clims_lib.config import ROOT, Profile, did_you_mean
 
 LISTS = ("rows", "zero_shot", "oracle")  # of results.json
 IDENTITY = {
@@ -186,6 +187,37 @@ def beyond_spread(rows: Iterable[dict], committed: Iterable[dict], split: str = 
             sentences.append(f"{method}: mIoU is {100 * difference:+.1f} points from the committed "
                              f"mean {100 * mean:.1f}, more than the {100 * allowed:.1f} allowed")
     return sorted(sentences)
+
+
+def accuracies_beyond_spread(zero_shot: Iterable[dict], committed: Iterable[dict],
+                             split: str = "test", spreads: float = 4.0,
+                             floor: float = 0.1) -> list[str]:
+    """Return a sentence for each class whose zero-shot accuracy is further from the committed
+    mean than seeds explain; `floor` allows for the few dozen pictures behind each."""
+    committed = [entry for entry in committed if entry["split"] == split]
+    sentences = []
+    for entry in zero_shot:
+        seeds = [e["accuracy"] for e in committed if e["model"] == entry["model"]]
+        for name, accuracy in entry["accuracy"].items() if entry["split"] == split else ():
+            known = [s[name] for s in seeds if s.get(name) is not None]
+            if not known or accuracy is None:
+                continue
+            mean, spread, _ = mean_spread(known)
+            if abs(accuracy - mean) > max(spreads * spread, floor):
+                sentences.append(f"{entry['model']}: accuracy on {name} is {100 * accuracy:.1f}, "
+                                 f"the committed mean {100 * mean:.1f}")
+    return sorted(sentences)
+
+
+def read_committed(profile: Profile, what: str = "rows") -> list[dict]:
+    """Return the committed "rows", "zero_shot" or "oracle" of several seeds, [] where none are.
+
+    They lie in data/results/<profile's name>.json and are made by `ci/results`.
+    """
+    if what not in LISTS:
+        raise ValueError(f"no results called {what!r}{did_you_mean(what, LISTS)}")
+    path = ROOT / "data" / "results" / f"{profile.name}.json"
+    return read_json(path)[what] if path.is_file() else []
 
 
 def _check(measured: dict, path: Path) -> None:

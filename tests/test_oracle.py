@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from clims_lib.oracle import MASKS, candidate_masks, losses_at_masks, passes
+from clims_lib.oracle import MASKS, candidate_masks, losses_at_masks, margins, passes
 
 
 def scene():
@@ -44,6 +44,16 @@ def test_an_encoder_that_sees_colours_passes_and_one_that_is_blind_does_not():
     assert found["whole"]["reg"] == 1 and found["empty"]["reg"] == 0
     assert found["empty"]["otm"] == pytest.approx(-math.log(1e-4), rel=1e-3)  # clamped
     assert not passes(losses_at_masks(blind, images, objects, ground, 0, *texts, **settings))
+
+
+def test_margins_by_hand():
+    terms = {"otm": 0.0, "btm": 0.0, "cbs": 0.0}
+    loss = {"true": 3.0, "true_blurred": 2.0, "true+ground": 2.5, "half": 6.0}
+    rows = [{"class": "car", "mask": m, "seed": 0, "loss": v, "reg": -v} | terms
+            for m, v in loss.items()]  # fmt: skip
+    assert margins(rows) == {"car": 0.5}
+    assert margins(rows, (1, 1, 1, 1.0)) == {"car": -3.0}  # now half is cheapest, true next
+    assert margins([r | {"seed": s} for s in (1, 2) for r in rows]) == {"car": 0.5}
 
 
 def test_no_picture_is_an_error():

@@ -35,3 +35,16 @@ def test_bars_leave_gaps_and_grids_have_a_cell_each():
 def test_a_picture_of_the_wrong_shape_says_so():
     with pytest.raises(ValueError, match="3, H, W"):
         plots.picture(np.zeros((4, 4)))
+
+
+def test_signed_maps_are_white_at_zero_and_tables_leave_nan_empty():
+    rgb = plots.signed([[0.0, 2.0], [-2.0, 0.0]])
+    assert rgb[0, 0].min() > 0.95 and rgb[0, 1, 0] > rgb[0, 1, 2] and rgb[1, 0, 2] > rgb[1, 0, 0]
+    texts = plots.heat_table([[1.0, float("nan")]], ["r"], ["a", "b"], form=".1f").axes[0].texts
+    assert [t.get_text() for t in texts] == ["1.0"]
+
+
+def test_a_map_over_a_picture_keeps_its_size():
+    black = np.zeros((3, 2, 2), np.uint8)
+    shown = plots.map_over(black, np.array([[0.0, 1.0]] * 2))
+    assert shown.shape == (2, 2, 3) and shown[0, 1].sum() > shown[0, 0].sum()

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from clims_lib.artifacts import read_json
+from clims_lib import results
+from clims_lib.artifacts import read_json, write_json
+from clims_lib.config import load_profile
 from clims_lib.results import (
+    accuracies_beyond_spread,
     beyond_spread,
     gather_results,
     mean_spread,
+    read_committed,
     record,
     results_table,
     rounded,
@@ -101,3 +105,26 @@ def test_beyond_spread():
     assert beyond_spread([row(miou=0.585)], committed) == []
     assert "cam: mIoU is -5.0 points" in beyond_spread([row(miou=0.5)], committed)[0]
     assert beyond_spread([row("new")], committed) == []
+
+
+def test_committed_results_are_read_by_profile(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    profile = load_profile("tiny")
+    assert read_committed(profile) == []
+    table = {"rows": [row()], "zero_shot": [], "oracle": []}
+    write_json(tmp_path / "data/results/tiny.json", table)
+    assert read_committed(profile) == [row()] and read_committed(profile, "oracle") == []
+    with pytest.raises(ValueError, match="did you mean rows"):
+        read_committed(profile, "row")
+
+
+def test_accuracies_far_from_the_committed_mean_are_named():
+    def entry(seed, person):
+        return {"model": "clip", "split": "test", "seed": seed,
+                "accuracy": {"person": person, "car": 0.9, "cow": None}}
+
+    committed = [entry(0, 0.50), entry(1, 0.52)]
+    assert accuracies_beyond_spread([entry(0, 0.60)], committed) == []  # within the floor
+    (sentence,) = accuracies_beyond_spread([entry(0, 0.7)], committed)
+    assert "person is 70.0" in sentence
+    assert accuracies_beyond_spread([entry(0, 0.7)], []) == []
