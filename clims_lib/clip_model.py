@@ -63,7 +63,9 @@ def load_clip(name: str | Path, device: str | torch.device = "cpu") -> CLIP:
         raise FileNotFoundError(
             f"no CLIP at {name}: give a path or one of {', '.join(clip.available_models())}"
         )
-    model, _ = clip.load(name, device=device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # clip.load still tries torch.jit first
+        model, _ = clip.load(name, device=device)
     return model.float().eval().requires_grad_(False)
 
 
@@ -109,13 +111,15 @@ def contrastive_loss(
     """Symmetric cross entropy over a batch of picture-text pairs, unit vectors (B, D) each.
 
     Without `same_text`, only the picture's own row is right: two pictures with one label text are
-    false negatives of each other. With the boolean (B, B) `same_text`, they share the target.
+    false negatives of each other. With the boolean (B, B) `same_text`, such pairs are left out of
+    each other's softmax: neither right nor wrong. (Sharing the target among them changes nothing:
+    equal texts have equal features. Notebook 01 shows it.)
     """
     logits = scale * image_features @ text_features.T
-    if same_text is None:
-        target = torch.arange(len(logits), device=logits.device)
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-    target = same_text.float() / same_text.sum(1, keepdim=True)
+    target = torch.arange(len(logits), device=logits.device)
+    if same_text is not None:
+        others = same_text & (target[:, None] != target)
+        logits = logits.masked_fill(others, -torch.inf)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
@@ -141,7 +145,7 @@ def autocast(device: torch.device | str, enabled: bool) -> contextlib.AbstractCo
 
 def train_clip(
     model: CLIP, batch: Callable[[int], tuple[Tensor, list[str]]], *, steps: int, lr: float,
-    weight_decay: float = 0.05, amp: bool = True, correct_shared: bool = True,
+    weight_decay: float = 0.05, amp: bool = True,
     state: dict | None = None, save: Callable[[int, dict], None] | None = None,
     save_every: int = 200,
     progress=None,
@@ -176,11 +180,10 @@ def train_clip(
     losses = []
     for step in range(start, steps):
         images, texts = batch(step)
-        same = same_text_matrix(texts).to(device) if correct_shared else None
         with autocast(device, amp):
             seen = F.normalize(model.encode_image(images.to(device)).float(), dim=-1)
             said = encode_texts(model, texts)
-        loss = contrastive_loss(seen, said, model.logit_scale.exp().clamp(max=100), same)
+        loss = contrastive_loss(seen, said, model.logit_scale.exp().clamp(max=100))
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -66,9 +66,8 @@ def finetune_text_tower(
         with autocast(device, amp):
             said = encode_texts(model, class_texts + captions)
         classes, replayed = said[: len(class_texts)], said[len(class_texts) :]
-        same = same_text_matrix(captions).to(device)
         loss = hinge_loss(seen[some] @ classes.T, labels[some], margin) / margin
-        loss = loss + contrastive_loss(known, replayed, model.logit_scale.exp(), same)
+        loss = loss + contrastive_loss(known, replayed, model.logit_scale.exp())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -87,7 +86,7 @@ def finetune_both_towers(
     """The published recipe: symmetric cross entropy of pictures and one of their label texts.
 
     SGD with momentum 0.9 and cosine decay. correct_shared: whether pictures of a batch that share
-    a text count as each other's positives (the published code lets them be false negatives).
+    a text are left out of each other's softmax (published: they are false negatives).
     pictures (N, 3, H, W) in CLIP's units; labels (N, K), at least one class each.
     """
     if not bool((labels.sum(1) > 0).all()):

@@ -163,7 +163,8 @@ def zero_shot(profile: Profile, clip_folder: Path, name: str, split: str = "test
 
 def oracle_check(profile: Profile, clip_folder: Path, pictures: int = 80) -> list[dict]:
     """results.json's oracle rows on val: the CLIMS loss at seven masks of every class."""
-    model = clip_model.load_clip(clip_folder / "clip.pt", device_of(profile))
+    device = device_of(profile)
+    model = clip_model.load_clip(clip_folder / "clip.pt", device)
     class_text, background_text = clip_texts(profile, model)
     images, labels, masks = read_split(profile, "val", masks=True)
     ground = ground_masks(profile, "val")
@@ -173,8 +174,9 @@ def oracle_check(profile: Profile, clip_folder: Path, pictures: int = 80) -> lis
         if not len(some):
             continue
         losses = oracle.losses_at_masks(
-            clip_model.image_encoder(model), clip_model.normalise(images[some].float() / 255),
-            (masks[some] == k + 1).float(), home_ground(ground[some]), k,
+            clip_model.image_encoder(model),
+            clip_model.normalise(images[some].to(device).float() / 255),
+            (masks[some] == k + 1).float().to(device), home_ground(ground[some]).to(device), k,
             class_text, background_text, weights=loss_weights(profile), stride=profile.cam.stride,
             cbs_threshold=form.cbs_threshold if form.cbs_form == "thresholded" else None,
         )  # fmt: skip

@@ -51,7 +51,7 @@ def losses_at_masks(
     if not len(images):
         raise ValueError("no picture of this class to check")
     num_classes, found = len(class_text), {}
-    labels = F.one_hot(torch.full((len(images),), klass), num_classes).float()
+    labels = F.one_hot(torch.full((len(images),), klass), num_classes).float().to(images.device)
     for name, mask in candidate_masks(objects, ground, stride).items():
         cams = mask[:, None] * labels[:, :, None, None]
         measured = similarities(encode, images, cams, labels, class_text, background_text)

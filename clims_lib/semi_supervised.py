@@ -6,10 +6,11 @@ only. At test time no labels are given.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 
 from clims_lib import cct
@@ -29,18 +30,13 @@ from clims_lib.clip_model import autocast
 from clims_lib.config import Profile, did_you_mean
 from clims_lib.measures import (
     choose_threshold,
-    measure,
-    oracle_check,
     row_of,
     segment,
-    zero_shot,
 )
 from clims_lib.results import rounded
 from clims_lib.stages import (
-    METHODS,
     device_of,
-    finetune_clip,
-    make_clip,
+    load_network,
     make_data,
     new_network,
     read_split,
@@ -103,10 +99,22 @@ def _normalise(images: Tensor) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
+def draw_order(count: int, batch_size: int, steps: int, generator: Generator) -> Tensor:
+    """Which pictures each step sees: int64 (steps, batch_size), every picture once an epoch.
+
+    Fixed before training starts, so that one may go on from any step.
+    """
+    if min(count, batch_size, steps) < 1:
+        raise ValueError(f"count {count}, batch_size {batch_size}, steps {steps}: all must be >= 1")
+    epochs = math.ceil(batch_size * steps / count)
+    order = [torch.randperm(count, generator=generator) for _ in range(epochs)]
+    return torch.cat(order)[: batch_size * steps].view(steps, batch_size)
+
+
 def _batches(images: Tensor, masks: Tensor | None, size: int, steps: int, seed: int) -> cct.Batches:
     """Mirrored at random; step and seed decide a batch, so a run may go on from any step."""
     generator = torch.Generator().manual_seed(seed)
-    order = cct.draw_order(len(images), size, steps, generator)
+    order = draw_order(len(images), size, steps, generator)
     mirror = torch.rand(order.shape, generator=generator) < 0.5
 
     def start_at(start: int):
@@ -127,7 +135,10 @@ def train_cct(profile: Profile, method: str) -> Path:
     source = make_pseudo_masks(profile, "clims", "train_weak") if pseudo else None
 
     def make(folder: Path) -> None:
-        model = new_cct(profile).to(device_of(profile))
+        model = new_cct(profile)
+        # The published encoder starts from ImageNet; ours from the baseline CAM network.
+        model.backbone.backbone.load_state_dict(load_network(profile, "cam").backbone.state_dict())
+        model = model.to(device_of(profile))
         images, _, masks = read_split(profile, "train_labelled", masks=True)
         labelled = _batches(images, masks, settings.batch_labelled, settings.steps, profile.seed)
         weak = None
@@ -151,7 +162,8 @@ def train_cct(profile: Profile, method: str) -> Path:
         save_tensors(folder / "weights.safetensors", model.state_dict())
 
     recipe = {"method": method, "cct": settings, "cam": profile.cam, "seed": profile.seed,
-              "data": profile.data, "masks": key_in(source) if source else None}  # fmt: skip
+              "data": profile.data, "start": key_in(train_cam(profile, "cam")),
+              "masks": key_in(source) if source else None}  # fmt: skip
     return artifact(profile.outputs / "weights", method, recipe, make)
 
 
@@ -190,13 +202,3 @@ def measure_cct(profile: Profile, method: str) -> list[dict]:
 
     recipe = {"weights": key_in(weights)}
     return read_json(artifact(profile.outputs / "measured", method, recipe, make) / "rows.json")
-
-
-def measure_all(profile: Profile) -> dict:
-    """Everything the tutorial measures for one seed, in results.json's form."""
-    before, after = make_clip(profile), finetune_clip(profile)
-    rows = [row for method in METHODS for row in measure(profile, method)]
-    rows += [row for method in ("cam", "clims") for row in measure(profile, method, True)]
-    rows += [row for method in CCT_METHODS for row in measure_cct(profile, method)]
-    scores = [zero_shot(profile, before, "clip"), zero_shot(profile, after, "clip_finetuned")]
-    return {"rows": rows, "zero_shot": scores, "oracle": oracle_check(profile, after)}

@@ -202,7 +202,7 @@ def train_cam(profile: Profile, method: str) -> Path:
                 head_lr_factor=settings.get("head_lr_factor", 1.0),
                 clip_norm=settings.get("clip_norm", 0.0), state=state,
                 save=lambda parts: save_checkpoint(folder, parts["epoch"], **parts),
-                progress=progress,
+                progress=progress, watch=_keep_maps(profile, folder),
             )  # fmt: skip
         write_json(folder / "history.json", history)
         save_tensors(folder / "weights.safetensors", model.state_dict())
@@ -210,6 +210,19 @@ def train_cam(profile: Profile, method: str) -> Path:
     recipe = {"method": method, "settings": settings, "cam": profile.cam, "seed": profile.seed,
               "data": profile.data, "world": miniworld._drawing_version(), **inputs}  # fmt: skip
     return artifact(profile.outputs / "weights", method, recipe, make)
+
+
+def _keep_maps(profile: Profile, folder: Path):
+    """A `watch` for training: the score maps of 48 val pictures after every epoch, on disk."""
+    images = read_split(profile, "val")[0][:48].float() / 255
+
+    @torch.no_grad()
+    def watch(epoch: int, model: CAMNet) -> None:
+        x = images.to(device_of(profile)).contiguous(memory_format=torch.channels_last)
+        scores = model.eval()(x).float().half()
+        save_tensors(folder / f"maps_{epoch:02d}.safetensors", {"scores": scores})
+
+    return watch
 
 
 def _cam_settings(profile: Profile, method: str) -> dict:

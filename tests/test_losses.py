@@ -81,3 +81,23 @@ def test_bad_input_says_so():
         otm_loss(S, LABELS[:1])
     with pytest.raises(ValueError, match="no class is present"):
         cut_out(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4), torch.zeros(1, 2))
+
+
+def test_contrastive_loss_with_and_without_shared_texts():
+    from clims_lib.clip_model import contrastive_loss, same_text_matrix
+
+    x = torch.nn.functional.normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)))
+    texts = ["a train", "a train", "a cow"]
+    t = x[[0, 0, 2]]  # equal words have equal features
+    e = (5 * x @ t.T).exp()
+    plain = -sum(
+        math.log(e[i, i] / e[i].sum()) + math.log(e[i, i] / e[:, i].sum()) for i in range(3)
+    )
+    scale = torch.tensor(5.0)
+    assert contrastive_loss(x, t, scale).item() == pytest.approx(plain / 6, abs=1e-5)
+    e[0, 1] = e[1, 0] = 0  # left out of each other's softmax
+    fair = -sum(
+        math.log(e[i, i] / e[i].sum()) + math.log(e[i, i] / e[:, i].sum()) for i in range(3)
+    )
+    same = same_text_matrix(texts)
+    assert contrastive_loss(x, t, scale, same).item() == pytest.approx(fair / 6, abs=1e-5)
