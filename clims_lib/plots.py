@@ -162,3 +162,15 @@ def heat_table(values, row_titles: Sequence[str], column_titles: Sequence[str],
     axis.spines[:].set_visible(False)
     axis.set_title(title, fontsize=10)
     return figure
+
+
+def ranked(values: Mapping[str, tuple[float, float]], xlabel: str) -> Figure:
+    """Horizontal bars of {name: (mean, spread)} in the order given, the number beside each."""
+    figure, axis = plt.subplots(figsize=(10, 0.6 + 0.3 * len(values)), layout="constrained")
+    means, spreads = zip(*values.values(), strict=True)
+    axis.barh(list(values), means, xerr=spreads, color=COLOURS[5], ecolor="#404040", capsize=3)
+    for i, (mean, spread) in enumerate(zip(means, spreads, strict=True)):
+        axis.text(mean + spread, i, f"  {mean:.1f}", va="center", fontsize=9)
+    axis.set_xlabel(xlabel)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
