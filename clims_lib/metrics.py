@@ -64,6 +64,21 @@ def leak_rate(prediction, ground, ground_index, class_index):
     return int(labelled.sum()), int(on_ground.sum())
 
 
+def picture_iou(truth, prediction, label):
+    """IoU of one label in each picture: truth, prediction (N, H, W) -> float64 (N,).
+
+    Pixels with truth 255 are left out; nan where the label is in neither. ValueError for shapes
+    that differ.
+    """
+    truth, prediction = _labels(truth, "truth"), _labels(prediction, "prediction")
+    if truth.shape != prediction.shape or truth.ndim != 3:
+        raise ValueError(f"need two (N, H, W), not {tuple(truth.shape)}, {tuple(prediction.shape)}")
+    known = truth != 255
+    real, guessed = (truth == label), (prediction == label) & known
+    both, either = ((real & guessed).sum((1, 2)), (real | guessed).sum((1, 2)))
+    return both.double() / either  # 0 / 0 is nan
+
+
 def _labels(values, name):
     values = torch.as_tensor(values)
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:

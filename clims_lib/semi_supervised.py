@@ -94,7 +94,8 @@ def new_cct(profile: Profile) -> cct.CCT:
         )  # fmt: skip
 
 
-def _normalise(images: Tensor) -> Tensor:
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (..., 3, H, W) -> the backbone's units."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     return (images.float() / 255 - mean) / std
 
@@ -119,7 +120,7 @@ def _batches(images: Tensor, masks: Tensor | None, size: int, steps: int, seed: 
 
     def start_at(start: int):
         for some, flip in zip(order[start:], mirror[start:], strict=True):
-            x = _normalise(images[some])
+            x = normalise(images[some])
             x = torch.where(flip[:, None, None, None], x.flip(-1), x)
             m = None if masks is None else masks[some]
             yield x, None if m is None else torch.where(flip[:, None, None], m.flip(-1), m)
@@ -172,15 +173,20 @@ def _pseudo_masks_of(profile: Profile, folder: Path) -> Tensor:
     return torch.stack([torch.as_tensor(read_mask(folder / f"{name}.png")) for name in names])
 
 
+def load_cct(profile: Profile, method: str) -> cct.CCT:
+    """A trained CCT in eval mode, trained now when it is not there yet."""
+    model = new_cct(profile)
+    model.load_state_dict(load_tensors(train_cct(profile, method) / "weights.safetensors"))
+    return model.to(device_of(profile), memory_format=torch.channels_last).eval()
+
+
 @torch.no_grad()
 def predict(profile: Profile, method: str, images: Tensor) -> Tensor:
     """Masks uint8 (N, H, W) of pictures uint8 (N, 3, H, W), no labels given; mirrored and not."""
-    device, model = device_of(profile), new_cct(profile)
-    model.load_state_dict(load_tensors(train_cct(profile, method) / "weights.safetensors"))
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    device, model = device_of(profile), load_cct(profile, method)
     masks = []
     for part in images.split(profile.inference.batch):
-        x = _normalise(part).to(device)
+        x = normalise(part).to(device)
         with autocast(device, True):
             scores = model(x).softmax(1) + model(x.flip(-1)).softmax(1).flip(-1)
         masks.append(scores.argmax(1).to(torch.uint8).cpu())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from clims_lib.metrics import confusion, iou, leak_rate, miou
+from clims_lib.metrics import confusion, iou, leak_rate, miou, picture_iou
 
 
 @pytest.mark.parametrize("shape", [(50,), (13, 17), (4, 9, 11), (2, 3, 4, 5)])
@@ -80,3 +80,12 @@ def test_bad_confusion():
         miou(torch.zeros(3, 3))
     with pytest.raises(ValueError, match="differ in shape"):
         leak_rate(torch.zeros(2, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), 1, 1)
+
+
+def test_iou_of_each_picture_by_hand():
+    truth = torch.tensor([[[1, 1], [255, 0]], [[0, 0], [0, 0]], [[2, 0], [0, 0]]])
+    prediction = torch.tensor([[[1, 0], [1, 1]], [[0, 0], [0, 0]], [[1, 0], [0, 0]]])
+    one, none, wrong = picture_iou(truth, prediction, 1).tolist()
+    assert one == pytest.approx(1 / 3) and none != none and wrong == 0
+    with pytest.raises(ValueError, match="two"):
+        picture_iou(truth, prediction[:2], 1)
