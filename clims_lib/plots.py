@@ -174,3 +174,18 @@ def ranked(values: Mapping[str, tuple[float, float]], xlabel: str) -> Figure:
     axis.set_xlabel(xlabel)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def shade(values) -> np.ndarray:
+    """(H, W) numbers in [0, 1] -> (H, W, 3): dark to bright, one scale for all pictures."""
+    return plt.get_cmap("viridis")(np.clip(np.asarray(values, dtype=float), 0, 1))[..., :3]
+
+
+def points(x, y, xlabel: str, ylabel: str) -> Figure:
+    """A scatter of (x, y) with a line at y = 0."""
+    figure, axis = plt.subplots(figsize=(10, 3.6), layout="constrained")
+    axis.axhline(0, color="#404040", linewidth=1)
+    axis.scatter(np.asarray(x), np.asarray(y), s=18, alpha=0.7, color=COLOURS[0])
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure

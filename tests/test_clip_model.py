@@ -1,0 +1,112 @@
+"""The small CLIP is a real one: its class, its loader, its tokens, its arithmetic."""
+
+import clip
+import pytest
+import torch
+from clip.model import CLIP
+
+from clims_lib.clip_model import (
+    MEAN,
+    STD,
+    encode_texts,
+    image_encoder,
+    load_clip,
+    new_clip,
+    normalise,
+    save_clip,
+    tokenize,
+    train_clip,
+)
+
+
+def small(seed=0):
+    return new_clip(resolution=32, layers=(1, 1, 1, 1), width=8, embed_dim=32, text_width=64,
+                    text_layers=1, context_length=20, seed=seed)  # fmt: skip
+
+
+def batch(step):
+    g = torch.Generator().manual_seed(step)
+    return torch.randn((4, 3, 32, 32), generator=g), ["a cow", "a boat", "water", f"{step} cars"]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    save_clip(small(), tmp_path / "clip.pt")
+    return tmp_path / "clip.pt"
+
+
+def test_clip_load_reads_what_was_saved(saved):
+    model, _ = clip.load(str(saved), device="cpu")
+    assert isinstance(model, CLIP)
+    for name, tensor in small().state_dict().items():
+        wanted = tensor.half().float() if tensor.is_floating_point() else tensor
+        assert torch.equal(model.state_dict()[name], wanted), name
+    assert saved.stat().st_size < 20 * 2**20
+    torch.load(saved, weights_only=True)  # a plain state dict: nothing in it can run code
+
+
+def test_features_are_clips_own(saved):
+    model = load_clip(saved)
+    pictures, texts = torch.rand(2, 3, 32, 32), ["a photo of person", "railroad"]
+    logits, _ = model(normalise(pictures), clip.tokenize(texts, context_length=20))
+    ours = image_encoder(model)(normalise(pictures)) @ encode_texts(model, texts).T
+    torch.testing.assert_close(model.logit_scale.exp() * ours, logits, rtol=1e-4, atol=1e-4)
+    assert torch.equal(tokenize(model, texts), clip.tokenize(texts, context_length=20).long())
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+
+
+def test_zero_in_clips_units_is_the_mean_colour():
+    mean = torch.tensor(MEAN).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    assert normalise(mean).abs().max() == 0
+    step = normalise(mean + torch.tensor(STD).view(1, 3, 1, 1))
+    torch.testing.assert_close(step, torch.ones(1, 3, 2, 2))
+
+
+def test_other_sizes_are_resized(saved):
+    assert image_encoder(load_clip(saved))(torch.zeros(2, 3, 50, 70)).shape == (2, 32)
+
+
+def test_bad_names_and_shapes_are_refused(tmp_path, saved):
+    with pytest.raises(FileNotFoundError, match="ViT-B/32"):
+        load_clip(tmp_path / "absent.pt")
+    with pytest.raises(ValueError, match="no texts"):
+        tokenize(load_clip(saved), [])
+    with pytest.raises(ValueError, match="multiple of 32"):
+        new_clip(resolution=30, layers=(1, 1, 1, 1), width=8, embed_dim=32, text_width=64,
+                 text_layers=1, context_length=20, seed=0)  # fmt: skip
+
+
+def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    one, same, other = small(1), small(1), small(2)
+    assert torch.equal(torch.get_rng_state(), before)
+    weight = lambda m: m.visual.conv1.weight  # noqa: E731
+    assert torch.equal(weight(one), weight(same)) and not torch.equal(weight(one), weight(other))
+
+
+def test_training_resumes_to_the_same_weights():
+    whole, halves, states = small(), small(), {}
+    train_clip(whole, batch, steps=4, lr=1e-3, amp=False)
+    def keep(step, parts):
+        states[step] = {k: v.state_dict() if hasattr(v, "state_dict") else v
+                        for k, v in parts.items()}  # fmt: skip
+        states[step] = torch.load(_bytes(states[step] | {"step": step}), weights_only=True)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_clip(halves, batch, steps=4, lr=1e-3, amp=False, save=keep, save_every=2)
+    resumed = small(7)
+    train_clip(resumed, batch, steps=4, lr=1e-3, amp=False, state=states[2])
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], tensor, msg=name)
+
+
+def _bytes(state):
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return buffer
