@@ -1,0 +1,36 @@
+"""Puts the committed table into the README: python ci/update_readme.py (ci/results does it too)."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from clims_lib.artifacts import atomic_path  # noqa: E402
+from clims_lib.claims import claims, claims_table  # noqa: E402
+from clims_lib.config import load_profile  # noqa: E402
+from clims_lib.results import read_committed, results_table  # noqa: E402
+
+BEGIN, END = "<!-- results: ci/update_readme.py -->\n", "<!-- end of results -->"
+
+
+def with_results(readme: str) -> str:
+    """The README's text with the committed table and claims between its two marks."""
+    profile = load_profile("mini")
+    rows = read_committed(profile)
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    if not rest or END not in rest:
+        raise ValueError(f"README.md lacks the marks {BEGIN.strip()} and {END}")
+    seeds = len({row["seed"] for row in rows})
+    text = (f"MiniWorld **test**, per cent, mean ± standard deviation over {seeds} training "
+            f"seeds:\n\n```\n{results_table(rows)}\n```\n\nWhat was claimed before measuring, in "
+            f"points, and whether it holds:\n\n```\n"
+            f"{claims_table(claims(rows, read_committed(profile, 'zero_shot')))}\n```\n\n")
+    return before + BEGIN + text + END + after
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    with atomic_path(path) as temporary:
+        temporary.write_text(with_results(path.read_text(encoding="utf-8")), encoding="utf-8")
