@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import confusion_matrix
 
+from clims_lib import plots
+from clims_lib.cam import CAMNet, multi_scale_cam
 from clims_lib.crf import dense_crf, refine, unary_from_cam, unary_from_labels
 from clims_lib.metrics import confusion, iou, miou
 from clims_lib.pseudo_masks import best_threshold, cam_to_mask, normalise_cam
@@ -205,3 +207,23 @@ def test_voc_crf_repairs_spoilt_masks(voc2012, count):
         after = after + confusion(sample.mask, present[repaired], 21)
     print(f"mIoU of {count} pictures: {miou(before):.3f} -> {miou(after):.3f}")
     assert miou(after) > miou(before) + 0.1
+
+
+def test_voc_maps_and_pictures_at_full_size(voc2012):
+    """CAM inference keeps every picture's own size, mirrored pictures give mirrored maps."""
+    torch.manual_seed(0)
+    model = CAMNet(20, (1, 1, 1, 1), thin=8, stride=16).eval()
+    data = VOCFolder(voc2012, "val")
+    for i in (0, 50, 100):
+        _, image, label, mask = data[i]
+        x = image[None] / 255
+        with torch.no_grad():
+            maps, mirrored = (multi_scale_cam(model, v, scales=[0.5, 1.0], flip=True,
+                                              activation="sigmoid") for v in (x, x.flip(-1)))
+        assert maps.shape == (1, 20, *image.shape[1:])
+        torch.testing.assert_close(mirrored.flip(-1), maps, rtol=1e-4, atol=1e-4)
+        seed = cam_to_mask(normalise_cam(maps[0], label), 0.3)
+        assert set(seed.unique().tolist()) <= {0} | {k + 1 for k in range(20) if label[k]}
+        shown = plots.overlay(image, mask.where(mask != 255, 0))
+        assert shown.shape == (*image.shape[1:], 3)
+        assert (shown[mask == 0] == plots.picture(image)[mask == 0]).all()
