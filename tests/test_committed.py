@@ -1,0 +1,47 @@
+"""The committed table is complete, the README says what it says, and the trained CLIP passes."""
+
+import pytest
+from update_readme import BEGIN, END, with_results
+
+from clims_lib import oracle
+from clims_lib.config import load_profile
+from clims_lib.measures import oracle_check
+from clims_lib.results import read_committed
+from clims_lib.semi_supervised import CCT_METHODS
+from clims_lib.stages import METHODS, finetune_clip
+from clims_lib.table import CORPORA
+
+
+@pytest.fixture(scope="module")
+def profile():
+    return load_profile("mini")
+
+
+def test_the_readme_shows_the_committed_table(root):
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert with_results(readme) == readme, "run: python ci/update_readme.py"
+    with pytest.raises(ValueError, match="marks"):
+        with_results(readme.replace(BEGIN, ""))
+    with pytest.raises(ValueError, match="marks"):
+        with_results(readme.replace(END, ""))
+
+
+def test_every_method_was_measured_on_three_seeds(profile):
+    rows = read_committed(profile)
+    seeds = {(row["method"], row["split"]): set() for row in rows}
+    for row in rows:
+        seeds[row["method"], row["split"]].add(row["seed"])
+    for method in (*METHODS, "cam_crf", "clims_crf", *CCT_METHODS):
+        for split in ("val", "test"):
+            assert len(seeds[method, split]) >= 3, (method, split)
+    assert {method for method, _ in seeds} >= set(CORPORA)
+    models = [(e["model"], e["seed"]) for e in read_committed(profile, "zero_shot")]
+    assert len(set(models)) == len(models) >= 6
+
+
+@pytest.mark.slow
+def test_the_loss_is_lowest_at_the_true_mask(profile):
+    """Of every class, on val: the check without which CLIMS cannot work."""
+    margins = oracle.margins(oracle_check(profile, finetune_clip(profile)))
+    assert set(margins) == set(profile.data.classes)
+    assert all(margin > 0 for margin in margins.values()), margins
