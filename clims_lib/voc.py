@@ -55,6 +55,20 @@ def ground_names(root):
     return _lines(Path(root) / "grounds.txt")
 
 
+def list_names(root, split):
+    """Return the picture names of a split's list; ValueError tells which lists there are."""
+    folder = Path(root) / "ImageSets" / "Segmentation"
+    path = folder / f"{split}.txt"
+    if not path.exists():
+        there = ", ".join(sorted(p.stem for p in folder.glob("*.txt"))) or "none"
+        raise ValueError(f"there is no list {path}; lists that exist: {there}")
+    names = _lines(path)
+    wrong = next((name for name in names if len(name.split()) > 1 or "/" in name), None)
+    if wrong is not None:
+        raise ValueError(f"{path} has the line {wrong!r}: give one picture name a line")
+    return names
+
+
 def read_image(path):
     """Read a picture as uint8 RGB (3, H, W); ValueError names a missing or damaged file."""
     pixels = _open(path, "picture", lambda picture: np.array(picture.convert("RGB")))
@@ -123,7 +137,7 @@ class VOCFolder(torch.utils.data.Dataset):
         self._index[IGNORE] = IGNORE
         for new, name in enumerate(self.classes, start=1):
             self._index[known.index(name) + 1] = new
-        self.names = self._read_split()
+        self.names = list_names(self.root, split)
         self._labels = self._read_main()
         self._check_files("JPEGImages", ".jpg", self.names)
         need_mask = [n for n in self.names if masks or n not in self._labels]
@@ -171,18 +185,6 @@ class VOCFolder(torch.utils.data.Dataset):
                 f"{self._known} classes (1..{self._known}, 0 background, 255 ignore)"
             )
         return self._index[mask]
-
-    def _read_split(self):
-        folder = self.root / "ImageSets" / "Segmentation"
-        path = folder / f"{self.split}.txt"
-        if not path.exists():
-            there = ", ".join(sorted(p.stem for p in folder.glob("*.txt"))) or "none"
-            raise ValueError(f"there is no list {path}; lists that exist: {there}")
-        names = _lines(path)
-        wrong = next((name for name in names if len(name.split()) > 1 or "/" in name), None)
-        if wrong is not None:
-            raise ValueError(f"{path} has the line {wrong!r}: give one picture name a line")
-        return names
 
     def _read_main(self):
         """Return {name: label (K,)} for those pictures of the split that ImageSets/Main lists."""
