@@ -2,6 +2,7 @@
 
 root/JPEGImages/<name>.jpg           pictures
 root/SegmentationClass/<name>.png    masks, palette PNG: 0 background, 1..K classes, 255 ignore
+root/SegmentationClassAug/<name>.png masks of pictures that have none there (SBD's; optional)
 root/ImageSets/Segmentation/*.txt    the splits, one picture name a line
 root/ImageSets/Main/*.txt            image-level labels, <class>_<split>.txt (optional)
 root/SegmentationGround/<name>.png   what lies under the objects (MiniWorld only)
@@ -140,8 +141,10 @@ class VOCFolder(torch.utils.data.Dataset):
         self.names = list_names(self.root, split)
         self._labels = self._read_main()
         self._check_files("JPEGImages", ".jpg", self.names)
+        self._aug = {path.stem for path in (self.root / "SegmentationClassAug").glob("*.png")}
         need_mask = [n for n in self.names if masks or n not in self._labels]
-        self._check_files("SegmentationClass", ".png", need_mask)
+        own = [n for n in need_mask if n not in self._aug]
+        self._check_files("SegmentationClass", ".png", own)
 
     def __len__(self):
         return len(self.names)
@@ -172,6 +175,8 @@ class VOCFolder(torch.utils.data.Dataset):
 
     def _mask(self, name, size=None):
         path = self.root / "SegmentationClass" / f"{name}.png"
+        if name in self._aug and not path.is_file():  # SBD's; VOC's own mask is the better one
+            path = self.root / "SegmentationClassAug" / f"{name}.png"
         mask = read_mask(path)
         if size is not None and mask.shape != tuple(size):
             raise ValueError(

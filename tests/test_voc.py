@@ -94,6 +94,14 @@ def test_some_of_the_classes_in_another_order(root):
     assert data[1].label.tolist() == [1, 0]
 
 
+def test_masks_of_the_augmented_set_fill_the_gaps_only(root):
+    write_mask(root / "SegmentationClassAug/a.png", np.full((20, 40), 2))
+    assert VOCFolder(root, "train")[0].label.tolist() == [1, 0, 0]  # VOC's own mask is there
+    (root / "SegmentationClass/a.png").unlink()
+    sample = VOCFolder(root, "train")[0]
+    assert sample.label.tolist() == [0, 1, 0] and bool((sample.mask == 2).all())
+
+
 def test_classes_default_to_voc(tmp_path):
     assert class_names(tmp_path) == VOC_CLASSES and len(VOC_CLASSES) == 20
 
