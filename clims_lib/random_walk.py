@@ -1,0 +1,123 @@
+"""Random walk between CAM and CRF: scores flow along learned affinities (Ahn and Kwak, CVPR 2018).
+
+A small head on the CAM network's features learns, from the confident parts of the maps alone,
+which near pixels belong together. A walk over those affinities then carries the scores from the
+parts that CAM found to the rest of the object, and holds them back at borders. In the CLIMS paper
+it is the step from 56.6 to 70.5 mIoU. Affinities are kept per offset, (B, O, h, w), so memory grows
+linearly with the picture.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clims_lib.metrics import IGNORE
+
+
+def offsets(radius: float) -> list[tuple[int, int]]:
+    """Steps (dy, dx) to the neighbours within `radius`, one of each pair of opposites."""
+    if radius < 1:
+        raise ValueError(f"radius is at least 1 pixel, not {radius}")
+    reach = range(-int(radius), int(radius) + 1)
+    return [(dy, dx) for dy in reach for dx in reach
+            if dy * dy + dx * dx <= radius * radius and (dy, dx) > (0, 0)]  # fmt: skip
+
+
+def shift(x: Tensor, dy: int, dx: int, fill: float = 0.0) -> Tensor:
+    """x (..., h, w) -> y with y[i, j] = x[i + dy, j + dx], `fill` beyond the border."""
+    h, w = x.shape[-2:]
+    padded = F.pad(x, (max(-dx, 0), max(dx, 0), max(-dy, 0), max(dy, 0)), value=fill)
+    top, left = max(dy, 0), max(dx, 0)
+    return padded[..., top : top + h, left : left + w]
+
+
+def confident_labels(cams: Tensor, low: float, high: float) -> Tensor:
+    """Labels uint8 (B, h, w) of normalised maps (B, K, h, w): the strongest class above `high`,
+    background (0) below `low`, 255 between, where the maps are not sure. Raises ValueError unless
+    0 <= low <= high <= 1."""
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"low <= high in [0, 1] needed, not {low} and {high}")
+    strongest, winner = cams.max(1)
+    unsure = torch.full_like(winner, IGNORE)
+    labels = torch.where(strongest > high, winner + 1, unsure)
+    return labels.masked_fill(strongest < low, 0).to(torch.uint8)
+
+
+class AffinityHead(nn.Module):
+    """Features of several stages -> one embedding per place: [(B, C_s, h_s, w_s)] -> (B, D, h, w).
+
+    The first stage sets the resolution. Two places belong together when their embeddings are near.
+    """
+
+    def __init__(self, channels: list[int], embedding: int):
+        super().__init__()
+        self.squeeze = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, embedding, 1), nn.GroupNorm(4, embedding), nn.ReLU())
+            for c in channels
+        )
+        self.mix = nn.Conv2d(embedding * len(channels), embedding, 1)
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        size = stages[0].shape[-2:]
+        parts = [squeeze(x) for squeeze, x in zip(self.squeeze, stages, strict=True)]
+        parts = [F.interpolate(x, size, mode="bilinear", align_corners=False) for x in parts]
+        return self.mix(torch.cat(parts, 1))
+
+
+def affinity(embedding: Tensor, steps: list[tuple[int, int]]) -> Tensor:
+    """a_ij = exp(-mean |f_i - f_j|) in (0, 1], (B, O, h, w): of place i with i + offset o.
+
+    Beyond the border it is 0.
+    """
+    inside = torch.ones_like(embedding[:1, :1])
+    return torch.cat([
+        (-(embedding - shift(embedding, *step)).abs().mean(1, keepdim=True)).exp()
+        * shift(inside, *step)
+        for step in steps
+    ], 1)  # fmt: skip
+
+
+def affinity_loss(values: Tensor, labels: Tensor, steps: list[tuple[int, int]]) -> Tensor:
+    """Cross entropy over pairs of sure places: L_fg+ / 4 + L_bg+ / 4 + L_- / 2.
+
+    Pairs of one class are to be near, pairs of two classes far; the three kinds are averaged one by
+    one because background pairs are by far the most. values: affinity's; labels: uint8 (B, h, w).
+    """
+    here = labels[:, None].long()
+    there = torch.cat([shift(here, *step, fill=IGNORE) for step in steps], 1)
+    sure = (here != IGNORE) & (there != IGNORE)
+    same = sure & (here == there)
+    loss = values.new_zeros(())
+    kinds = ((same & (here > 0), 0.25), (same & (here == 0), 0.25), (sure & ~same, 0.5))
+    for kind, weight in kinds:
+        if bool(kind.any()):
+            a = values[kind].float()
+            a = (a if weight < 0.5 else 1 - a).clamp(min=1e-5)
+            loss = loss - weight * a.log().mean()
+    return loss
+
+
+@torch.no_grad()
+def random_walk(
+    scores: Tensor, values: Tensor, steps: list[tuple[int, int]], *, beta: float, times: int
+) -> Tensor:
+    """`times` steps of the walk T = D^-1 A^beta on scores (B, K, h, w).
+
+    Each place takes the mean of its own score (affinity 1) and its neighbours', weighed by
+    affinity^beta: a large beta lets through only where the network is sure. values: affinity's.
+    Raises ValueError when the shapes do not fit or times is negative.
+    """
+    if values.shape != (len(scores), len(steps), *scores.shape[-2:]) or times < 0:
+        raise ValueError(
+            f"scores {tuple(scores.shape)} need affinities ({len(scores)}, {len(steps)}, "
+            f"{scores.shape[-2]}, {scores.shape[-1]}), not {tuple(values.shape)}, and times >= 0"
+        )
+    forward = [(values[:, o : o + 1] ** beta, step) for o, step in enumerate(steps)]
+    # The same affinity, seen from the other end.
+    both = forward + [(shift(a, -dy, -dx), (-dy, -dx)) for a, (dy, dx) in forward]
+    degree = 1 + sum(a for a, _ in both)
+    for _ in range(times):
+        scores = (scores + sum(a * shift(scores, *step) for a, step in both)) / degree
+    return scores
