@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORES = len(os.sched_getaffinity(0))  # those this process may use
 sys.path.insert(0, str(ROOT))
 
-from update_readme import with_results  # noqa: E402
+from update_readme import update_readme  # noqa: E402
 
 from clims_lib.artifacts import write_json  # noqa: E402
 from clims_lib.config import load_profile  # noqa: E402
@@ -51,8 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     path = options.out or ROOT / "data" / "results" / f"{name}.json"
     write_json(path, results)
     if path == ROOT / "data" / "results" / "mini.json":
-        readme = ROOT / "README.md"
-        readme.write_text(with_results(readme.read_text(encoding="utf-8")), encoding="utf-8")
+        update_readme()
     print(f"\nTest split, per cent, mean ± sample standard deviation over seeds "
           f"{' '.join(map(str, sorted(measured)))}")
     print(results_table(results["rows"]))

@@ -30,7 +30,11 @@ def with_results(readme: str) -> str:
     return before + BEGIN + text + END + after
 
 
-if __name__ == "__main__":
+def update_readme() -> None:
     path = ROOT / "README.md"
     with atomic_path(path) as temporary:
         temporary.write_text(with_results(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    update_readme()

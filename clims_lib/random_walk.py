@@ -90,12 +90,14 @@ def affinity_loss(values: Tensor, labels: Tensor, steps: list[tuple[int, int]]) 
     sure = (here != IGNORE) & (there != IGNORE)
     same = sure & (here == there)
     loss = values.new_zeros(())
-    kinds = ((same & (here > 0), 0.25), (same & (here == 0), 0.25), (sure & ~same, 0.5))
-    for kind, weight in kinds:
-        if bool(kind.any()):
-            a = values[kind].float()
-            a = (a if weight < 0.5 else 1 - a).clamp(min=1e-5)
-            loss = loss - weight * a.log().mean()
+    kinds = (  # pairs, their weight, what is to be near 1
+        (same & (here > 0), 0.25, values),
+        (same & (here == 0), 0.25, values),
+        (sure & ~same, 0.5, 1 - values.float()),
+    )
+    for pairs, weight, right in kinds:
+        if bool(pairs.any()):
+            loss = loss - weight * right[pairs].float().clamp(min=1e-5).log().mean()
     return loss
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from clims_lib.artifacts import atomic_path
-from clims_lib.voc import class_names, list_names, palette, read_mask
+from clims_lib.voc import class_names, list_names, mask_picture, read_mask
 
 
 def write_submission(
@@ -67,9 +67,8 @@ def _encoded(path: Path, picture: Path, classes: int) -> bytes:
         wrong = np.unique(mask[mask > classes]).tolist()
         raise ValueError(f"{path} holds {wrong}: the server takes 0..{classes} only, "
                          "so every pixel must be decided")  # fmt: skip
-    png, buffer = Image.fromarray(mask), io.BytesIO()
-    png.putpalette(palette().tobytes())
-    png.save(buffer, format="PNG")
+    buffer = io.BytesIO()
+    mask_picture(mask).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -90,6 +90,13 @@ def read_mask(path):
     return _open(path, "mask", indices)
 
 
+def mask_picture(mask):
+    """Return indices uint8 (H, W) as a Pillow picture with VOC's palette."""
+    picture = Image.fromarray(mask)
+    picture.putpalette(palette().tobytes())
+    return picture
+
+
 def write_mask(path, mask):
     """Write integers 0..255 (H, W) as a palette PNG; the file appears whole or not at all."""
     mask = np.asarray(mask)
@@ -98,8 +105,7 @@ def write_mask(path, mask):
             f"mask for {path} must be whole numbers 0..255 of shape (H, W), "
             f"not {mask.dtype} of shape {mask.shape}"
         )
-    picture = Image.fromarray(mask.astype(np.uint8))
-    picture.putpalette(palette().tobytes())
+    picture = mask_picture(mask.astype(np.uint8))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")

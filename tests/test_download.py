@@ -115,11 +115,12 @@ def test_no_network_says_what_to_do(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["../../evil.txt", "/tmp/evil.txt"])
-def test_an_archive_that_leads_out_is_refused(tmp_path, name):
+@pytest.mark.parametrize("absolute", [False, True])
+def test_an_archive_that_leads_out_is_refused(tmp_path, absolute):
+    name = f"{tmp_path}/evil.txt" if absolute else "../../evil.txt"
     (tmp_path / "a.tgz").write_bytes(tar_of({"in/good.txt": b"good", name: b"evil"}))
     target = tmp_path / "deep" / "er" / "out"
-    if name.startswith("/"):  # the filter strips the slash: it stays inside, harmless
+    if absolute:  # the filter strips the slash: it stays inside, harmless
         assert unpack(tmp_path / "a.tgz", "in", target).is_dir()
     else:
         with pytest.raises(ValueError, match="a.tgz cannot be unpacked"):
