@@ -1,4 +1,4 @@
-"""The CAM network: a torchvision ResNet, a 1x1 head, and maps at several scales.
+"""The CAM network: a backbone's features, a 1x1 head, and maps at several scales.
 
 P_k = sigmoid(w_k^T Z): the head is applied at every place of the last features Z and there is no
 global pooling (paper, section 3.2). Notebook 03 looks at its maps.
@@ -20,41 +20,65 @@ STD = (0.229, 0.224, 0.225)
 class ThinResNet(ResNet):
     """torchvision's ResNet with every stage `thin` times narrower: same code, small data."""
 
-    def __init__(self, layers: Sequence[int], thin: int = 1, **settings):
+    def __init__(self, layers: Sequence[int], thin: int = 1, stride: int = 16):
         self.thin = thin
-        super().__init__(Bottleneck, list(layers), **settings)
+        dilate = [stride < 8, stride < 16, stride < 32]
+        super().__init__(Bottleneck, list(layers), replace_stride_with_dilation=dilate)
+        self.fc = nn.Identity()
+        blocks = (self.layer1, self.layer2, self.layer3, self.layer4)
+        self.channels = [self.conv1.out_channels, *(b[-1].conv3.out_channels for b in blocks)]
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """Normalised pictures -> features after conv1 (stride 2) and each of the four stages."""
+        found = [self.relu(self.bn1(self.conv1(x)))]
+        x = self.maxpool(found[0])
+        for block in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = block(x)
+            found.append(x)
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stages(x)[-1]
 
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
         return super()._make_layer(block, planes // self.thin, blocks, stride, dilate)
 
 
 class CAMNet(nn.Module):
-    """ResNet features and one score map a class: (B, 3, H, W) in [0, 1] -> (B, K, h, w) scores.
+    """Features and one score map a class: (B, 3, H, W) in [0, 1] -> (B, K, h, w) scores.
 
     layers: blocks a stage, (3, 4, 6, 3) is ResNet-50; thin: divides every width; stride: 4, 8, 16
-    or 32, pixels a map position (later stages are dilated instead of strided). Raises ValueError
-    for other strides.
+    or 32, pixels a map position (later stages are dilated instead of strided). backbone: "resnet",
+    or "efficientnet_lite0", which has layers and widths of its own. Raises ValueError for others.
     """
 
-    def __init__(self, num_classes: int, layers: Sequence[int], *, thin: int = 1, stride: int = 16):
+    def __init__(
+        self, num_classes: int, layers: Sequence[int], *, thin: int = 1, stride: int = 16,
+        backbone: str = "resnet",
+    ):  # fmt: skip
         super().__init__()
         if stride not in (4, 8, 16, 32):
             raise ValueError(f"stride must be 4, 8, 16 or 32, not {stride}")
-        dilate = [stride < 8, stride < 16, stride < 32]
-        self.backbone = ThinResNet(layers, thin, replace_stride_with_dilation=dilate)
-        channels = self.backbone.fc.in_features // thin
-        self.backbone.fc = nn.Identity()
-        self.channels = channels
-        self.head = nn.Conv2d(channels, num_classes, 1, bias=False)
+        if backbone == "efficientnet_lite0":
+            from clims_lib.efficientnet import EfficientNetLite  # of the extra `sample`
+
+            self.backbone = EfficientNetLite(stride)
+        elif backbone == "resnet":
+            self.backbone = ThinResNet(layers, thin, stride)
+        else:
+            raise ValueError(f"backbone must be resnet or efficientnet_lite0, not {backbone!r}")
+        self.channels = self.backbone.channels[-1]
+        self.head = nn.Conv2d(self.channels, num_classes, 1, bias=False)
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1] -> features after each of the backbone's stages, finest first."""
+        return self.backbone.stages((images - self.mean) / self.std)
+
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> Z (B, C, h, w)."""
-        net = self.backbone
-        x = (images - self.mean) / self.std
-        x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
-        return net.layer4(net.layer3(net.layer2(net.layer1(x))))
+        return self.stages(images)[-1]
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))

@@ -1,7 +1,6 @@
 """Profiles: TOML files read into frozen dataclasses, one per stage.
 
-A new setting is one line in a dataclass here and one line in each file of `profiles/`.
-Field types that work: int, float, str, bool, Path, Literal, tuple[T, ...] and other dataclasses.
+A new setting is one line in a dataclass of settings.py and one line in each file of `profiles/`.
 """
 
 import dataclasses
@@ -13,144 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from clims_lib.settings import (
+    Augment,
+    Cam,
+    Cct,
+    Clims,
+    Clip,
+    Crf,
+    Data,
+    Finetune,
+    Inference,
+    Losses,
+    Pseudo,
+    Puzzle,
+    Walk,
+)
+
 PROFILES = Path(__file__).parent / "profiles"
 # Relative paths in a profile count from the checkout, so that a notebook started in notebooks/
 # and a command started elsewhere find the same artifacts.
 CHECKOUT = Path(__file__).resolve().parents[1]
 ROOT = CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
-
-
-@dataclass(frozen=True)
-class Data:
-    source: Literal["miniworld", "voc"]
-    classes: tuple[str, ...]
-    size: int
-    train: int
-    val: int
-    test: int
-    labelled: int
-    captions: int
-
-
-@dataclass(frozen=True)
-class Cutouts:
-    whole: float
-    alone: float
-    hole: float
-    subset: float
-    blobs: float
-    parts: float
-    blank: float
-    dimmed: float
-
-
-@dataclass(frozen=True)
-class Clip:
-    checkpoint: str
-    layers: tuple[int, ...]
-    width: int
-    embedding: int
-    text_width: int
-    text_layers: int
-    context: int
-    batch: int
-    steps: int
-    lr: float
-    cutouts: Cutouts
-
-
-@dataclass(frozen=True)
-class Finetune:
-    loss: Literal["hinge", "contrastive"]
-    correct_shared: bool
-    margin: float
-    replay: int
-    batch: int
-    steps: int
-    lr: float
-    weight_decay: float
-
-
-@dataclass(frozen=True)
-class Losses:
-    otm: float
-    btm: float
-    cbs: float
-    reg: float
-    cbs_form: Literal["class_related", "thresholded"]
-    cbs_threshold: float
-    background: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Cam:
-    layers: tuple[int, ...]
-    thin: int
-    stride: int
-    epochs: int
-    longer_epochs: int
-    batch: int
-    lr: float
-    weight_decay: float
-    area_weight: float
-
-
-@dataclass(frozen=True)
-class Puzzle:
-    tiles: int
-    alpha: float
-    alpha_ramp: float
-    epochs: int
-    batch: int
-    lr: float
-    weight_decay: float
-
-
-@dataclass(frozen=True)
-class Clims:
-    epochs: int
-    batch: int
-    lr: float
-    head_lr_factor: float
-    weight_decay: float
-    clip_norm: float
-
-
-@dataclass(frozen=True)
-class Inference:
-    scales: tuple[float, ...]
-    flip: bool
-    batch: int
-    thresholds: tuple[float, ...]
-    chosen_on: int
-
-
-@dataclass(frozen=True)
-class Crf:
-    sharpness: float
-    thresholds: tuple[float, ...]
-    chosen_on: int
-    bilateral_weight: float
-    bilateral_sxy: float
-    bilateral_srgb: float
-    gaussian_weight: float
-    gaussian_sxy: float
-    iterations: int
-
-
-@dataclass(frozen=True)
-class Cct:
-    steps: int
-    feature_channels: int
-    batch_labelled: int
-    batch_weak: int
-    lr: float
-    weight_decay: float
-    perturbations: tuple[str, ...]
-    unsupervised_weight: float
-    ramp: float
-    weak_weight_main: float
-    weak_weight_auxiliary: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -161,17 +43,26 @@ class Profile:
     seed: int
     device: Literal["auto", "cpu", "cuda"]
     data_root: Path
+    weights: Path
     outputs: Path
     data: Data
     clip: Clip
     finetune: Finetune
     losses: Losses
+    augment: Augment
     cam: Cam
     puzzle: Puzzle
     clims: Clims
     inference: Inference
+    walk: Walk
     crf: Crf
+    pseudo: Pseudo
     cct: Cct
+
+    @property
+    def headline(self) -> str:
+        """The split whose scores are reported: MiniWorld's test, VOC's val."""
+        return self.data.evaluated[-1]
 
     def __repr__(self) -> str:
         return to_toml(self)

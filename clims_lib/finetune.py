@@ -20,6 +20,7 @@ from clims_lib.clip_model import (
     encode_texts,
     hinge_loss,
     image_encoder,
+    normalise,
     same_text_matrix,
 )
 
@@ -32,6 +33,11 @@ def text_parameters(model: CLIP) -> list[torch.nn.Parameter]:
     ]  # fmt: skip
 
 
+def in_clips_units(pictures: Tensor, device: torch.device) -> Tensor:
+    """uint8 (B, 3, H, W) -> float in CLIP's units, on the device."""
+    return normalise(pictures.to(device).float() / 255)
+
+
 def finetune_text_tower(
     model: CLIP, pictures: Tensor, labels: Tensor, class_texts: list[str],
     replay: Callable[[int], tuple[Tensor, list[str]]], *, steps: int, lr: float, margin: float,
@@ -39,9 +45,9 @@ def finetune_text_tower(
 ) -> list[float]:  # fmt: skip
     """Teach the text tower the class texts with a hinge, replaying captions; returns the losses.
 
-    pictures: (N, 3, H, W) in CLIP's units; labels: (N, K). The image tower does not change, so
-    every picture is encoded once. replay(step) -> a batch of pictures and captions that CLIP knew
-    before: what it was taught must not be lost. The hinge is silent where a present class is
+    pictures: uint8 (N, 3, H, W); labels: (N, K). The image tower does not change, so every picture
+    is encoded once. replay(step) -> a batch of pictures and captions that CLIP knew before: what it
+    was taught must not be lost. The hinge is silent where a present class is
     `margin` ahead of an absent one. Raises ValueError when labels and texts disagree.
     """
     if labels.shape != (len(pictures), len(class_texts)):
@@ -51,7 +57,7 @@ def finetune_text_tower(
     encode, device = image_encoder(model), model.positional_embedding.device
     model.eval().requires_grad_(False)
     with torch.no_grad(), autocast(device, amp):
-        seen = torch.cat([encode(part.to(device)) for part in pictures.split(256)])
+        seen = torch.cat([encode(in_clips_units(p, device)) for p in pictures.split(256)])
     labels = labels.to(device)
     parameters = text_parameters(model)
     for parameter in parameters:
@@ -87,7 +93,7 @@ def finetune_both_towers(
 
     SGD with momentum 0.9 and cosine decay. correct_shared: whether pictures of a batch that share
     a text are left out of each other's softmax (published: they are false negatives).
-    pictures (N, 3, H, W) in CLIP's units; labels (N, K), at least one class each.
+    pictures uint8 (N, 3, H, W); labels (N, K), at least one class each.
     """
     if not bool((labels.sum(1) > 0).all()):
         raise ValueError("every picture needs at least one class")
@@ -104,7 +110,7 @@ def finetune_both_towers(
         chosen = torch.multinomial(labels[some], 1, generator=generator)[:, 0].tolist()
         texts = [class_texts[k] for k in chosen]
         with autocast(device, amp):
-            seen = encode(pictures[some].to(device))
+            seen = encode(in_clips_units(pictures[some], device))
             said = F.normalize(encode_texts(model, texts), dim=-1)
         same = same_text_matrix(texts).to(device) if correct_shared else None
         loss = contrastive_loss(seen, said, model.logit_scale.exp(), same)

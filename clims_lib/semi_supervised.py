@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
 from clims_lib import cct
@@ -25,62 +25,26 @@ from clims_lib.artifacts import (
     save_tensors,
     write_json,
 )
-from clims_lib.cam import MEAN, STD, CAMNet
+from clims_lib.cam import MEAN, STD
 from clims_lib.clip_model import autocast
 from clims_lib.config import Profile, did_you_mean
-from clims_lib.measures import (
-    choose_threshold,
-    row_of,
-    segment,
-)
+from clims_lib.maps import make_pseudo_masks, read_pseudo_masks
+from clims_lib.measures import row_of
+from clims_lib.pictures import random_crops
 from clims_lib.results import rounded
-from clims_lib.stages import (
-    device_of,
-    load_network,
-    make_data,
-    new_network,
-    read_split,
-    train_cam,
-)
-from clims_lib.voc import VOCFolder, read_mask, write_mask
-
-# What each method uses: consistency of perturbed decoders, and pseudo masks of the weak pictures.
-CCT_METHODS = {
-    "supervised": (False, False),
-    "pseudo_only": (False, True),
-    "cct": (True, False),
-    "cct_clims": (True, True),
-}
+from clims_lib.running import device_of
+from clims_lib.settings import Augment
+from clims_lib.splits import read_sizes, read_split, split_folder
+from clims_lib.stages import load_network, new_network, train_cam
 
 
-def make_pseudo_masks(profile: Profile, method: str, split: str, use_crf: bool = True) -> Path:
-    """Segment a split from its image-level labels; returns the folder of <name>.png masks."""
-    weights = train_cam(profile, method)
+def methods_of(profile: Profile) -> dict[str, tuple[bool, bool]]:
+    """{name: (consistency of perturbed decoders?, pseudo masks of the weak pictures?)}.
 
-    def make(folder: Path) -> None:
-        names = VOCFolder(make_data(profile), split, profile.data.classes, masks=False).names
-        images, labels, _ = read_split(profile, split)
-        choice = choose_threshold(profile, method, use_crf)
-        masks = segment(profile, method, images, labels, choice, use_crf)
-        for name, mask in zip(names, masks, strict=True):
-            write_mask(folder / f"{name}.png", mask.numpy())
-
-    recipe = {"weights": key_in(weights), "split": split, "inference": profile.inference,
-              "crf": profile.crf if use_crf else None}  # fmt: skip
-    return artifact(profile.outputs / "pseudo_masks", f"{method}_{split}", recipe, make)
-
-
-class _Trunk(nn.Module):
-    """The CAM network without its head: normalised pictures -> features."""
-
-    def __init__(self, network: CAMNet):
-        super().__init__()
-        self.backbone = network.backbone
-
-    def forward(self, x: Tensor) -> Tensor:
-        net = self.backbone
-        x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
-        return net.layer4(net.layer3(net.layer2(net.layer1(x))))
+    The last one is named after the masks: "cct_clims" with those of CLIMS.
+    """
+    return {"supervised": (False, False), "pseudo_only": (False, True), "cct": (True, False),
+            f"cct_{profile.pseudo.method}": (True, True)}  # fmt: skip
 
 
 def new_cct(profile: Profile) -> cct.CCT:
@@ -89,15 +53,15 @@ def new_cct(profile: Profile) -> cct.CCT:
     with torch.random.fork_rng():
         torch.manual_seed(profile.seed)
         return cct.CCT(
-            _Trunk(network), network.channels, len(profile.data.classes) + 1,
+            network.backbone, network.channels, len(profile.data.classes) + 1,
             settings.feature_channels, settings.perturbations, profile.cam.stride,
         )  # fmt: skip
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 (..., 3, H, W) -> the backbone's units."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
-    return (images.float() / 255 - mean) / std
+    """(..., 3, H, W) in [0, 1] -> the backbone's units."""
+    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (MEAN, STD))
+    return (images - mean) / std
 
 
 def draw_order(count: int, batch_size: int, steps: int, generator: Generator) -> Tensor:
@@ -112,41 +76,55 @@ def draw_order(count: int, batch_size: int, steps: int, generator: Generator) ->
     return torch.cat(order)[: batch_size * steps].view(steps, batch_size)
 
 
-def _batches(images: Tensor, masks: Tensor | None, size: int, steps: int, seed: int) -> cct.Batches:
-    """Mirrored at random; step and seed decide a batch, so a run may go on from any step."""
+def _batches(images: Tensor, sizes: Tensor, masks: Tensor | None, augment: Augment, *,
+             size: int, steps: int, seed: int) -> cct.Batches:  # fmt: skip
+    """Random crops, mirrored at random; step and seed decide a batch, whatever went before."""
     generator = torch.Generator().manual_seed(seed)
     order = draw_order(len(images), size, steps, generator)
     mirror = torch.rand(order.shape, generator=generator) < 0.5
+    windows = torch.rand((*order.shape, 3), generator=generator)
 
     def start_at(start: int):
-        for some, flip in zip(order[start:], mirror[start:], strict=True):
-            x = normalise(images[some])
+        for some, flip, window in zip(order[start:], mirror[start:], windows[start:], strict=True):
+            x, m = random_crops(
+                images[some].float() / 255, None if masks is None else masks[some], sizes[some],
+                window, crop=augment.crop, resize=augment.resize,
+            )  # fmt: skip
+            x = normalise(x)
             x = torch.where(flip[:, None, None, None], x.flip(-1), x)
-            m = None if masks is None else masks[some]
             yield x, None if m is None else torch.where(flip[:, None, None], m.flip(-1), m)
 
     return start_at
 
 
 def train_cct(profile: Profile, method: str) -> Path:
-    """Train one of CCT_METHODS; returns the folder of weights and history.json."""
-    if method not in CCT_METHODS:
-        raise ValueError(f"no method {method!r}{did_you_mean(method, CCT_METHODS)}")
-    settings, (consistent, pseudo) = profile.cct, CCT_METHODS[method]
-    source = make_pseudo_masks(profile, "clims", "train_weak") if pseudo else None
+    """Train one of methods_of(profile); returns the folder of weights and history.json."""
+    methods, settings, masks_by = methods_of(profile), profile.cct, profile.pseudo
+    if method not in methods:
+        raise ValueError(f"no method {method!r}{did_you_mean(method, methods)}")
+    consistent, pseudo = methods[method]
+    source = None
+    if pseudo:
+        source = make_pseudo_masks(profile, masks_by.method, "train_weak", masks_by.crf)
 
     def make(folder: Path) -> None:
         model = new_cct(profile)
         # The published encoder starts from ImageNet; ours from the baseline CAM network.
-        model.backbone.backbone.load_state_dict(load_network(profile, "cam").backbone.state_dict())
+        model.backbone.load_state_dict(load_network(profile, "cam").backbone.state_dict())
         model = model.to(device_of(profile))
         images, _, masks = read_split(profile, "train_labelled", masks=True)
-        labelled = _batches(images, masks, settings.batch_labelled, settings.steps, profile.seed)
+        labelled = _batches(
+            images, read_sizes(profile, "train_labelled"), masks, profile.augment,
+            size=settings.batch_labelled, steps=settings.steps, seed=profile.seed,
+        )  # fmt: skip
         weak = None
         if consistent or pseudo:
-            images, _, _ = read_split(profile, "train_weak")
-            masks = _pseudo_masks_of(profile, source) if source else None
-            weak = _batches(images, masks, settings.batch_weak, settings.steps, profile.seed + 1)
+            masks = read_pseudo_masks(profile, source, "train_weak") if source else None
+            weak = _batches(
+                read_split(profile, "train_weak")[0], read_sizes(profile, "train_weak"), masks,
+                profile.augment, size=settings.batch_weak, steps=settings.steps,
+                seed=profile.seed + 1,
+            )  # fmt: skip
         with tqdm(total=settings.steps, desc=method) as bar:
             history = cct.train_cct(
                 model, labelled, weak, steps=settings.steps, lr=settings.lr,
@@ -163,14 +141,10 @@ def train_cct(profile: Profile, method: str) -> Path:
         save_tensors(folder / "weights.safetensors", model.state_dict())
 
     recipe = {"method": method, "cct": settings, "cam": profile.cam, "seed": profile.seed,
-              "data": profile.data, "start": key_in(train_cam(profile, "cam")),
+              "augment": profile.augment, "start": key_in(train_cam(profile, "cam")),
+              "data": [key_in(split_folder(profile, s)) for s in ("train_labelled", "train_weak")],
               "masks": key_in(source) if source else None}  # fmt: skip
     return artifact(profile.outputs / "weights", method, recipe, make)
-
-
-def _pseudo_masks_of(profile: Profile, folder: Path) -> Tensor:
-    names = VOCFolder(make_data(profile), "train_weak", profile.data.classes, masks=False).names
-    return torch.stack([torch.as_tensor(read_mask(folder / f"{name}.png")) for name in names])
 
 
 def load_cct(profile: Profile, method: str) -> cct.CCT:
@@ -186,7 +160,7 @@ def predict(profile: Profile, method: str, images: Tensor) -> Tensor:
     device, model = device_of(profile), load_cct(profile, method)
     masks = []
     for part in images.split(profile.inference.batch):
-        x = normalise(part).to(device)
+        x = normalise(part.to(device).float() / 255)
         with autocast(device, True):
             scores = model(x).softmax(1) + model(x.flip(-1)).softmax(1).flip(-1)
         masks.append(scores.argmax(1).to(torch.uint8).cpu())
@@ -199,7 +173,7 @@ def measure_cct(profile: Profile, method: str) -> list[dict]:
 
     def make(folder: Path) -> None:
         rows = []
-        for split in ("val", "test"):
+        for split in profile.data.evaluated:
             images, _, truth = read_split(profile, split, masks=True)
             row = row_of(profile, method, split, predict(profile, method, images), truth)
             seconds = read_manifest(weights)["seconds"]

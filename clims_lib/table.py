@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from clims_lib import oracle
-from clims_lib.config import Cutouts, Profile
+from clims_lib.clip_stages import finetune_clip, make_clip
+from clims_lib.config import Profile
 from clims_lib.measures import measure, oracle_check, zero_shot
-from clims_lib.semi_supervised import CCT_METHODS, measure_cct
-from clims_lib.stages import METHODS, finetune_clip, make_clip
+from clims_lib.semi_supervised import measure_cct, methods_of
+from clims_lib.settings import Cutouts
+from clims_lib.stages import METHODS
 
 # What CLIMS is worth with a CLIP that was shown fewer cut-outs: shares of each way to cut.
 CORPORA = {
@@ -22,7 +24,8 @@ def measure_all(profile: Profile) -> dict:
     before, after = make_clip(profile), finetune_clip(profile)
     rows = [row for method in METHODS for row in measure(profile, method)]
     rows += [row for method in ("cam", "clims") for row in measure(profile, method, True)]
-    rows += [row for method in CCT_METHODS for row in measure_cct(profile, method)]
+    rows += [row for crf in (False, True) for row in measure(profile, "clims_walk", crf)]
+    rows += [row for method in methods_of(profile) for row in measure_cct(profile, method)]
     scores = [zero_shot(profile, before, "clip"), zero_shot(profile, after, "clip_finetuned")]
     return {"rows": rows, "zero_shot": scores, "oracle": oracle_check(profile, after)}
 

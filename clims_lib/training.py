@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from clims_lib.clip_model import autocast
 from clims_lib.clip_model import normalise as normalise_for_clip
 from clims_lib.losses import area_loss, clims_loss, similarities
+from clims_lib.pictures import random_crops
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images (B,3,H,W) in [0,1], labels (B,K), masks
 Loss = Callable[[nn.Module, Batch, float], tuple[Tensor, dict[str, Tensor]]]
@@ -178,37 +179,45 @@ def train(
 
 
 class MemoryBatches:
-    """Shuffled batches of pictures that fit in memory, mirrored at random.
+    """Shuffled batches of a split's pictures: random crops, mirrored at random.
 
-    images uint8 (N, 3, H, W), labels (N, K), masks uint8 (N, H, W) or None. Calling it with an
-    epoch gives that epoch's batches; the seed and the epoch alone decide what they are.
+    images uint8 (N, 3, S, S), labels (N, K), masks uint8 (N, S, S) or None; sizes (N, 2), crop and
+    resize: see `pictures.random_crops` (None: whole pictures). Calling it with an epoch gives that
+    epoch's batches; the seed and the epoch alone decide what they are.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, masks: Tensor | None, size: int, seed: int):
+    def __init__(self, images: Tensor, labels: Tensor, masks: Tensor | None, size: int, seed: int,
+                 sizes: Tensor | None = None, crop: int | None = None,
+                 resize: tuple[float, float] = (1.0, 1.0)):  # fmt: skip
         if not len(images) == len(labels) or masks is not None and len(masks) != len(images):
             raise ValueError("images, labels and masks must be equally many")
         self.data, self.size, self.seed = (images, labels, masks), size, seed
+        sizes = torch.tensor([images.shape[-2:]] * len(images)) if sizes is None else sizes
+        self.crops = (sizes, crop or images.shape[-1], resize)
 
     def __call__(self, epoch: int) -> list[Batch]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
         order = torch.randperm(len(self.data[0]), generator=generator)
         flips = torch.rand(len(order), generator=generator) < 0.5
-        pairs = zip(order.split(self.size), flips.split(self.size), strict=True)
-        return _Lazy([(chosen, mirror) for chosen, mirror in pairs], self.data)
+        windows = torch.rand(len(order), 3, generator=generator)
+        parts = (part.split(self.size) for part in (order, flips, windows))
+        return _Lazy(zip(*parts, strict=True), self.data, self.crops)
 
 
 class _Lazy(list):
-    """A list of (indices, mirror) that turns into a batch when iterated."""
+    """A list of (indices, mirror, windows) that turns into a batch when iterated."""
 
-    def __init__(self, plan, data):
+    def __init__(self, plan, data, crops):
         super().__init__(plan)
-        self.data = data
+        self.data, self.crops = data, crops
 
     def __iter__(self):
-        images, labels, masks = self.data
-        for i, mirror in super().__iter__():
-            x = images[i].float() / 255
+        (images, labels, masks), (sizes, crop, resize) = self.data, self.crops
+        for i, mirror, windows in super().__iter__():
+            x, m = random_crops(
+                images[i].float() / 255, None if masks is None else masks[i], sizes[i], windows,
+                crop=crop, resize=resize,
+            )  # fmt: skip
             x = torch.where(mirror[:, None, None, None], x.flip(-1), x)
-            m = None if masks is None else masks[i]
             m = None if m is None else torch.where(mirror[:, None, None], m.flip(-1), m)
             yield x, labels[i], m

@@ -56,6 +56,11 @@ def ground_names(root):
     return _lines(Path(root) / "grounds.txt")
 
 
+def has_list(root, split):
+    """Tell whether there is a list of that name."""
+    return (Path(root) / "ImageSets" / "Segmentation" / f"{split}.txt").is_file()
+
+
 def list_names(root, split):
     """Return the picture names of a split's list; ValueError tells which lists there are."""
     folder = Path(root) / "ImageSets" / "Segmentation"
@@ -156,11 +161,14 @@ class VOCFolder(torch.utils.data.Dataset):
         return len(self.names)
 
     def __getitem__(self, i):
-        name = self.names[i]
-        image = read_image(self.root / "JPEGImages" / f"{name}.jpg")
+        name, image = self.names[i], self.image(i)
         mask = self._mask(name, image.shape[1:]) if self.masks else None
         label = self._label(name, mask)
         return Sample(name, image, label, None if mask is None else torch.from_numpy(mask))
+
+    def image(self, i):
+        """Return picture i, uint8 (3, H, W)."""
+        return read_image(self.root / "JPEGImages" / f"{self.names[i]}.jpg")
 
     def label(self, i):
         """Return picture i's image-level label, float (K,), without reading the picture."""

@@ -46,7 +46,7 @@ def test_real_shapes_are_loaded_finetuned_and_matched(name, half, tmp_path):
     before = model.text_projection.clone()
     labels = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     history = finetune.finetune_both_towers(
-        model, clip_model.normalise(images), labels, texts, steps=1, lr=1e-3, batch_size=2,
+        model, (255 * images).to(torch.uint8), labels, texts, steps=1, lr=1e-3, batch_size=2,
         weight_decay=0.0, correct_shared=True, amp=False,
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip

@@ -4,9 +4,13 @@ import pytest
 import torch
 
 from clims_lib import finetune
-from clims_lib.clip_model import encode_texts, image_encoder, new_clip, train_clip
+from clims_lib.clip_model import encode_texts, image_encoder, new_clip, normalise, train_clip
 
 TEXTS = ["a photo of red", "a photo of green", "a photo of blue"]
+
+
+def units(pictures):
+    return normalise(pictures.float() / 255)
 
 
 def small():
@@ -19,7 +23,9 @@ def colours():
     """48 noisy pictures, one colour channel bright, and their labels."""
     g = torch.Generator().manual_seed(0)
     labels = torch.eye(3)[torch.arange(48) % 3]
-    return 0.3 * torch.randn((48, 3, 32, 32), generator=g) + 3 * labels[:, :, None, None], labels
+    bright = 160 * labels[:, :, None, None] + 40
+    noise = 20 * torch.randn((48, 3, 32, 32), generator=g)
+    return (bright + noise).clamp(0, 255).to(torch.uint8), labels
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +35,7 @@ def knowing(colours):
 
     def batch(step):
         some = torch.randperm(48, generator=torch.Generator().manual_seed(step))[:16]
-        return pictures[some], [names[i % 3] for i in some.tolist()]
+        return units(pictures[some]), [names[i % 3] for i in some.tolist()]
 
     model = small()
     train_clip(model, batch, steps=40, lr=3e-3, amp=False)
@@ -43,7 +49,7 @@ def replay(step):
 
 def accuracy(model, pictures, labels):
     with torch.no_grad():
-        found = image_encoder(model)(pictures) @ encode_texts(model, TEXTS).T
+        found = image_encoder(model)(units(pictures)) @ encode_texts(model, TEXTS).T
     return float((found.argmax(1) == labels.argmax(1)).float().mean())
 
 

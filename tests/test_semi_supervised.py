@@ -5,7 +5,14 @@ import torch
 
 from clims_lib.cct import CCT
 from clims_lib.config import load_profile
-from clims_lib.semi_supervised import CCT_METHODS, _batches, draw_order, new_cct, train_cct
+from clims_lib.semi_supervised import _batches, draw_order, methods_of, new_cct, train_cct
+from clims_lib.settings import Augment
+
+WHOLE = Augment(crop=4, resize=(1.0, 1.0))
+
+
+def sizes(count):
+    return torch.full((count, 2), 4)
 
 
 def test_every_picture_is_seen_once_an_epoch():
@@ -20,7 +27,7 @@ def test_every_picture_is_seen_once_an_epoch():
 def test_going_on_from_a_step_gives_the_same_batches():
     images = torch.randint(0, 256, (7, 3, 4, 4), dtype=torch.uint8)
     masks = images[:, 0] % 3  # so that a mask can be checked against its picture
-    make = _batches(images, masks, 3, 8, seed=1)
+    make = _batches(images, sizes(7), masks, WHOLE, size=3, steps=8, seed=1)
     whole, rest = list(make(0)), list(make(5))
     assert len(whole) == 8 and len(rest) == 3
     for (x, m), (y, n) in zip(whole[5:], rest, strict=True):
@@ -33,11 +40,13 @@ def test_pictures_and_masks_are_mirrored_together():
     images = torch.zeros(20, 3, 4, 4, dtype=torch.uint8)
     images[:, :, :, 0] = 255
     mirrored = set()
-    for x, m in _batches(images, images[:, 0] // 255, 10, 4, seed=0)(0):
+    masks = images[:, 0] // 255
+    for x, m in _batches(images, sizes(20), masks, WHOLE, size=10, steps=4, seed=0)(0):
         assert torch.equal(m > 0, x[:, 0] > 0)
         mirrored |= set(m[:, 0, 0].tolist())
     assert mirrored == {0, 1}
-    assert next(iter(_batches(images, None, 2, 1, seed=0)(0)))[1] is None
+    without = _batches(images, sizes(20), None, WHOLE, size=2, steps=1, seed=0)
+    assert next(iter(without(0)))[1] is None
 
 
 def test_the_network_is_the_same_for_the_same_seed_and_trains_from_nothing():
@@ -52,6 +61,8 @@ def test_the_network_is_the_same_for_the_same_seed_and_trains_from_nothing():
 
 
 def test_a_method_that_does_not_exist():
-    assert set(CCT_METHODS.values()) == {(a, b) for a in (False, True) for b in (False, True)}
+    methods = methods_of(load_profile("tiny"))
+    assert set(methods.values()) == {(a, b) for a in (False, True) for b in (False, True)}
+    assert list(methods_of(load_profile("tiny", ["pseudo.method=cam"])))[-1] == "cct_cam"
     with pytest.raises(ValueError, match="no method 'cct_clim'; did you mean cct_clims"):
         train_cct(load_profile("tiny"), "cct_clim")

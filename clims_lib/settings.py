@@ -1,0 +1,171 @@
+"""The sections of a profile, one frozen dataclass each; profiles/mini.toml explains the values.
+
+Field types that work: int, float, str, bool, Path, Literal, tuple[T, ...] and other dataclasses.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Data:
+    source: Literal["miniworld", "voc"]
+    classes: tuple[str, ...]
+    size: int
+    train: int
+    val: int
+    test: int
+    labelled: int
+    captions: int
+    train_list: str
+    evaluated: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cutouts:
+    whole: float
+    alone: float
+    hole: float
+    subset: float
+    blobs: float
+    parts: float
+    blank: float
+    dimmed: float
+
+
+@dataclass(frozen=True)
+class Clip:
+    checkpoint: str
+    layers: tuple[int, ...]
+    width: int
+    embedding: int
+    text_width: int
+    text_layers: int
+    context: int
+    batch: int
+    steps: int
+    lr: float
+    cutouts: Cutouts
+
+
+@dataclass(frozen=True)
+class Finetune:
+    loss: Literal["hinge", "contrastive"]
+    correct_shared: bool
+    margin: float
+    replay: int
+    batch: int
+    steps: int
+    lr: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Losses:
+    otm: float
+    btm: float
+    cbs: float
+    reg: float
+    cbs_form: Literal["class_related", "thresholded"]
+    cbs_threshold: float
+    background: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Augment:
+    crop: int
+    resize: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Cam:
+    backbone: Literal["resnet", "efficientnet_lite0"]
+    weights: str
+    layers: tuple[int, ...]
+    thin: int
+    stride: int
+    epochs: int
+    longer_epochs: int
+    batch: int
+    lr: float
+    weight_decay: float
+    area_weight: float
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    tiles: int
+    alpha: float
+    alpha_ramp: float
+    epochs: int
+    batch: int
+    lr: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Clims:
+    epochs: int
+    batch: int
+    lr: float
+    head_lr_factor: float
+    weight_decay: float
+    clip_norm: float
+
+
+@dataclass(frozen=True)
+class Inference:
+    scales: tuple[float, ...]
+    flip: bool
+    batch: int
+    thresholds: tuple[float, ...]
+    chosen_on: int
+
+
+@dataclass(frozen=True)
+class Crf:
+    sharpness: float
+    thresholds: tuple[float, ...]
+    chosen_on: int
+    bilateral_weight: float
+    bilateral_sxy: float
+    bilateral_srgb: float
+    gaussian_weight: float
+    gaussian_sxy: float
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Walk:
+    stride: int
+    radius: float
+    embedding: int
+    pictures: int
+    low: float
+    high: float
+    steps: int
+    batch: int
+    lr: float
+    beta: float
+    times: int
+
+
+@dataclass(frozen=True)
+class Pseudo:
+    method: str
+    crf: bool
+
+
+@dataclass(frozen=True)
+class Cct:
+    steps: int
+    feature_channels: int
+    batch_labelled: int
+    batch_weak: int
+    lr: float
+    weight_decay: float
+    perturbations: tuple[str, ...]
+    unsupervised_weight: float
+    ramp: float
+    weak_weight_main: float
+    weak_weight_auxiliary: float

@@ -1,0 +1,91 @@
+"""The data set of a profile: its folder, and its splits as arrays on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clims_lib import miniworld
+from clims_lib.artifacts import artifact, load_tensors, save_tensors
+from clims_lib.config import Profile
+from clims_lib.pictures import FILL, digest_of, in_order, read_array, sizes_path, write_array
+from clims_lib.voc import VOCFolder, has_list
+
+
+def make_data(profile: Profile) -> Path:
+    """Return the data set's folder; MiniWorld is drawn on first use, VOC must be there."""
+    data, root = profile.data, profile.data_root
+    if data.source == "miniworld":
+        sizes = {name: getattr(data, name) for name in ("train", "val", "test", "labelled", "size")}
+        return miniworld.write_dataset(root, seed=0, **sizes)
+    if not (root / "JPEGImages").is_dir():
+        raise FileNotFoundError(
+            f"no VOC-layout data set at {root}: give its folder with ci/tutorial --data-root or "
+            "VOC_ROOT, or fetch VOC2012 with python -m clims_lib.download voc2012"
+        )
+    return root
+
+
+def open_split(profile: Profile, split: str, masks: bool = False) -> VOCFolder:
+    """One of train, val, test, train_labelled and train_weak, as a VOCFolder.
+
+    "train" is the list `data.train_list`. A data set without train_labelled has its first
+    `data.labelled` pictures of a seeded shuffle of train there, and the others in train_weak.
+    Raises ValueError when VOC's list does not have the number of pictures that the profile says.
+    """
+    root, data = make_data(profile), profile.data
+    parts = ("train_labelled", "train_weak")
+    derived = split in parts and not has_list(root, split)
+    name = data.train_list if split == "train" or derived else split
+    folder = VOCFolder(root, name, data.classes, masks=masks)
+    expected = getattr(data, name if name in ("val", "test") else "train")
+    if expected and split in ("train", "val", "test") and len(folder) != expected:
+        raise ValueError(f"{root}: the list {name} has {len(folder)} pictures, not {expected}")
+    if derived:
+        order = torch.randperm(len(folder), generator=torch.Generator().manual_seed(0)).tolist()
+        chosen = order[: data.labelled] if split == parts[0] else order[data.labelled :]
+        folder.names = tuple(folder.names[i] for i in sorted(chosen))
+    return folder
+
+
+def split_folder(profile: Profile, split: str, kind: str = "images") -> Path:
+    """The artifact of a split's images and labels, or of its masks (kind="masks")."""
+    data = open_split(profile, split, masks=kind == "masks")
+    size, count = profile.data.size, len(data)
+    where = data.root / ("JPEGImages" if kind == "images" else "SegmentationClass")
+
+    def make(folder: Path) -> None:
+        def image(i):
+            return data.image(i).numpy()
+
+        read, fill = (image, FILL) if kind == "images" else (lambda i: data[i].mask.numpy(), (255,))
+        arrays = in_order(read, count, f"{split} {kind}")
+        write_array(folder / f"{kind}.npy", arrays, count, size, fill)
+        if kind == "images":
+            labels = torch.stack([data.label(i) for i in range(count)])
+            save_tensors(folder / "labels.safetensors", {"labels": labels})
+
+    suffix = ".jpg" if kind == "images" else ".png"
+    files = [path for n in data.names if (path := where / f"{n}{suffix}").is_file()]
+    recipe = {"names": list(data.names), "classes": list(data.classes), "size": size,
+              "files": digest_of(files)}  # fmt: skip
+    return artifact(profile.outputs / "splits", f"{split}_{kind}", recipe, make)
+
+
+def read_split(profile: Profile, split: str, masks: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """A split: images uint8 (N, 3, S, S), labels (N, K), masks uint8 (N, S, S) or None.
+
+    Images and masks are mapped from disk, so that a split may be larger than the memory. Stages
+    that learn from image-level labels leave `masks` False: they never open one.
+    """
+    folder = split_folder(profile, split)
+    labels = load_tensors(folder / "labels.safetensors")["labels"]
+    truth = read_array(split_folder(profile, split, "masks") / "masks.npy") if masks else None
+    return read_array(folder / "images.npy"), labels, truth
+
+
+def read_sizes(profile: Profile, split: str) -> Tensor:
+    """int32 (N, 2): the height and width of every picture on its canvas."""
+    return read_array(sizes_path(split_folder(profile, split) / "images.npy"))
