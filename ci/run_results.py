@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_json(path, results)
     if path == ROOT / "data" / "results" / "mini.json":
         update_readme()
-    print(f"\nTest split, per cent, mean ± sample standard deviation over seeds "
+    print(f"\nPer cent, mean ± sample standard deviation over seeds "
           f"{' '.join(map(str, sorted(measured)))}")
     print(results_table(results["rows"]))
     print(f"\n{path}")

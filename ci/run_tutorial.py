@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from clims_lib.artifacts import read_json, write_json  # noqa: E402
+from clims_lib.clip_stages import missing  # noqa: E402
 from clims_lib.config import PROFILES, Profile, did_you_mean, load_profile  # noqa: E402
 from clims_lib.report import render_report  # noqa: E402
 from clims_lib.results import beyond_spread, gather_results, results_table  # noqa: E402
@@ -75,6 +76,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                              "execute those notebooks again and delete nothing")
     parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="values",
                         help="set a notebook parameter (SEED=1) or a setting (clims.epochs=2)")
+    parser.add_argument("--data-root", type=Path, metavar="FOLDER",
+                        help="where the data set is (VOC2012: the folder with JPEGImages); the "
+                             "environment's VOC_ROOT says the same")
     parser.add_argument("--notebooks", type=Path, default=ROOT / "notebooks",
                         help="folder of the notebooks (default: notebooks)")
     return parser.parse_args(arguments)
@@ -89,18 +93,25 @@ def run(options: argparse.Namespace) -> None:
     if options.profile.endswith(".toml"):  # kernels start in the root, not where we are
         parameters["PROFILE"] = str(Path(options.profile).resolve())
     profile = load_profile(parameters["PROFILE"], parameters["OVERRIDES"])
+    root = options.data_root or (profile.data.source == "voc" and os.environ.get("VOC_ROOT"))
+    if root:  # a parameter of the notebooks, so that they say which data they saw
+        parameters["OVERRIDES"].append(f"data_root={json.dumps(str(Path(root).resolve()))}")
+        profile = load_profile(parameters["PROFILE"], parameters["OVERRIDES"])
+    absent = missing(profile)
+    for what, why in absent.items():
+        print(f"Cells that need {what} are left out: {why}")
     with locked(profile.outputs):
         if options.fresh and not options.only:
             delete(profile.outputs)
         profile.outputs.mkdir(parents=True, exist_ok=True)
         with tqdm(chosen, desc="notebooks", unit="notebook", position=0) as bar:
             for notebook in bar:
-                state = state_of(notebook, everything, parameters)
+                state = state_of(notebook, everything, parameters, absent)
                 executed = profile.outputs / notebook.path.name
                 if is_finished(executed, state) and not options.fresh:
                     tqdm.write(f"{notebook.path.name}: nothing changed, kept")
                     continue
-                seconds = execute(notebook, executed, parameters, state)
+                seconds = execute(notebook, executed, parameters, state, absent)
                 tqdm.write(f"{notebook.path.name}: {seconds:.0f} s")
         gather(profile, whole=not options.only)
 
@@ -175,12 +186,13 @@ def parameters_of(notebook: Notebook, parameters: dict) -> dict:
     return {name: value for name, value in parameters.items() if name in notebook.parameters}
 
 
-def state_of(notebook: Notebook, notebooks: list[Notebook], parameters: dict) -> str:
+def state_of(notebook: Notebook, notebooks: list[Notebook], parameters: dict,
+             absent: dict[str, str]) -> str:
     """Return a hash of all that can change an executed notebook.
 
-    That is its source, its parameters, its predecessors' code, the library, the profile and the
-    committed results it quotes; prose of other notebooks is left out, so that correcting a
-    sentence executes one notebook.
+    That is its source, its parameters, its predecessors' code, the library, the profile, what is
+    absent and the committed results it quotes; prose of other notebooks is left out, so that
+    correcting a sentence executes one notebook.
     """
     before = [n for n in notebooks if n.path.name < notebook.path.name]
     profile = parameters["PROFILE"]
@@ -192,6 +204,7 @@ def state_of(notebook: Notebook, notebooks: list[Notebook], parameters: dict) ->
         [n.code for n in before],
         [parameters_of(n, parameters) for n in [*before, notebook]],
         [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files],
+        sorted(absent),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -205,17 +218,34 @@ def is_finished(executed: Path, state: str) -> bool:
         return False
 
 
-def execute(notebook: Notebook, executed: Path, parameters: dict, state: str) -> float:
+def leave_out(cells: list, absent: dict[str, str]) -> None:
+    """Turn code cells tagged needs-<something absent> into a sentence that says why."""
+    for cell in cells:
+        reasons = [why for what, why in absent.items()
+                   if f"needs-{what}" in cell.metadata.get("tags", [])]
+        if reasons:
+            cell.cell_type = "markdown"
+            cell.source = f"**Not run here**: {'; '.join(reasons)}.\n\n" \
+                          f"```python\n{cell.source}\n```"
+            cell.pop("outputs", None)
+            cell.pop("execution_count", None)
+
+
+def execute(notebook: Notebook, executed: Path, parameters: dict, state: str,
+            absent: dict[str, str]) -> float:
     """Execute one notebook into place and return its seconds.
 
     Until it is finished its copy is called NN_*.unfinished.ipynb, so that a finished copy is whole.
     """
     unfinished = executed.with_suffix(".unfinished.ipynb")
     started = time.time()
+    source = nbformat.read(notebook.path, as_version=4)
+    leave_out(source.cells, absent)
+    nbformat.write(source, unfinished)
     bar = {"desc": notebook.path.stem, "position": 1, "leave": False}
     try:
         papermill.execute_notebook(
-            str(notebook.path), str(unfinished), parameters_of(notebook, parameters),
+            str(unfinished), str(unfinished), parameters_of(notebook, parameters),
             kernel_name="python3", progress_bar=bar, cwd=str(ROOT),
             extra_arguments=["--IPKernelApp.log_level=ERROR"])  # it warns of local sockets
     except KeyboardInterrupt:
@@ -275,8 +305,8 @@ def gather(profile: Profile, whole: bool) -> None:
     committed = read_json(committed_file) if committed_file.is_file() else {"rows": []}
     write_json(profile.outputs / "results.json", results)
     render_report(results, profile.outputs / "figures", profile.outputs / "report.html", committed)
-    print("\nTest split, per cent" + (", committed mean ± spread over seeds beside it"
-                                      if committed["rows"] else ""))
+    print(f"\nPer cent on {profile.headline}"
+          + (", committed mean ± spread over seeds beside it" if committed["rows"] else ""))
     print(results_table(results["rows"], committed["rows"]))
     for sentence in beyond_spread(results["rows"], committed["rows"]):
         print(f"note: {sentence}")

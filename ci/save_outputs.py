@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 from run_tutorial import ROOT, STATE, find_notebooks, is_finished, read_parameters, state_of
 
+from clims_lib.clip_stages import missing
 from clims_lib.config import load_profile
 
 
@@ -17,9 +18,10 @@ def save_outputs(folder: Path, profile: str) -> None:
     """Raise ValueError, changing nothing, unless every notebook is executed as it now is."""
     notebooks = find_notebooks(folder)
     parameters = read_parameters([], notebooks) | {"PROFILE": profile}
-    outputs = load_profile(profile).outputs
+    outputs, absent = load_profile(profile).outputs, missing(load_profile(profile))
     for notebook in notebooks:
-        if not is_finished(outputs / notebook.path.name, state_of(notebook, notebooks, parameters)):
+        state = state_of(notebook, notebooks, parameters, absent)
+        if not is_finished(outputs / notebook.path.name, state):
             raise ValueError(f"{notebook.path.name} has changed since it was executed, or was run "
                              f"with -p: run ci/tutorial --profile {profile} first")
     for notebook in notebooks:

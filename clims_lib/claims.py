@@ -9,17 +9,19 @@ import argparse
 from collections.abc import Iterable
 
 from clims_lib.config import load_profile
-from clims_lib.results import mean_spread, read_committed
+from clims_lib.results import headline_of, mean_spread, read_committed
 
 PAIRS = ("railroad->train", "water->boat")
 TERMS = ("otm", "btm", "cbs", "reg")
 
 
-def claims(rows: Iterable[dict], zero_shot: Iterable[dict] = (), split: str = "test") -> list[dict]:
+def claims(rows: Iterable[dict], zero_shot: Iterable[dict] = (), split: str = "") -> list[dict]:
     """[{"claim", "goal", "mean", "spread", "seeds", "met"}] for all claims that can be tested.
 
     Numbers are points of per cent; met: mean >= goal. Claims whose rows are absent are left out.
     """
+    rows, zero_shot = list(rows), list(zero_shot)
+    split = split or headline_of(rows + zero_shot)
     by_seed: dict[int, dict[str, dict]] = {}
     for row in rows:
         if row["split"] == split:
@@ -65,6 +67,8 @@ def claims(rows: Iterable[dict], zero_shot: Iterable[dict] = (), split: str = "t
     for term in TERMS:
         test(f"what L_{term.upper()} adds, mIoU", 0, _more("clims", f"clims_no_{term}"))
     test("CRF on CLIMS, mIoU", 5, _more("clims_crf", "clims"))
+    test("random walk on CLIMS, mIoU", 0, _more("clims_walk", "clims"))
+    test("random walk before the CRF, mIoU", 0, _more("clims_walk_crf", "clims_crf"))
     test("CCT over supervised only, mIoU", 0, _more("cct", "supervised"))
     test("CCT + CLIMS over CCT, mIoU", 3.7, _more("cct_clims", "cct"))
     test("consistency on top of pseudo masks, mIoU", 0, _more("cct_clims", "pseudo_only"))

@@ -105,7 +105,8 @@ def missing(profile: Profile) -> dict[str, str]:
             find_clip(profile)
         except FileNotFoundError as error:
             found["clip"] = str(error)
-    if not (make_data(profile) / "grounds.txt").is_file():
+    drawn = profile.data.source == "miniworld"
+    if not drawn and not (make_data(profile) / "grounds.txt").is_file():
         found["grounds"] = "only MiniWorld knows what lies under every pixel"
     return found
 

@@ -5,6 +5,7 @@ A new setting is one line in a dataclass of settings.py and one line in each fil
 
 import dataclasses
 import difflib
+import os
 import tomllib
 import typing
 from collections.abc import Iterable
@@ -40,6 +41,7 @@ class Profile:
     """All settings of one run; a notebook shows it as the TOML text it came from."""
 
     name: str
+    note: str
     seed: int
     device: Literal["auto", "cpu", "cuda"]
     data_root: Path
@@ -71,7 +73,8 @@ class Profile:
 def load_profile(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Profile:
     """Read `profiles/<name>.toml` (or a .toml path) and apply overrides like "clims.epochs=2".
 
-    Relative paths in it count from the repository's root. Raises ValueError for a profile that
+    Relative paths in it count from the repository's root. The environment's VOC_ROOT takes the
+    place of a VOC profile's data_root. Raises ValueError for a profile that
     does not exist, and for unknown keys (with the nearest name), missing keys and wrong types.
     """
     path = _profile_path(name_or_path)
@@ -79,6 +82,8 @@ def load_profile(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pro
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
+    if table.get("data", {}).get("source") == "voc" and os.environ.get("VOC_ROOT"):
+        table["data_root"] = os.environ["VOC_ROOT"]
     for override in overrides:
         _apply(table, override)
     try:

@@ -23,6 +23,7 @@ from clims_lib.artifacts import (
     key_in,
     load_checkpoint,
     load_tensors,
+    read_json,
     save_checkpoint,
     save_tensors,
     write_json,
@@ -31,7 +32,7 @@ from clims_lib.cam import CAMNet, multi_scale_cam
 from clims_lib.config import Profile
 from clims_lib.metrics import IGNORE
 from clims_lib.running import bar, device_of
-from clims_lib.splits import open_split, read_sizes, read_split
+from clims_lib.splits import open_split, read_sizes, read_split, split_folder
 from clims_lib.stages import load_network, train_cam
 from clims_lib.voc import read_mask, write_mask
 
@@ -50,13 +51,11 @@ def train_maps(profile: Profile, method: str) -> Path:
     return train(profile, network_of(method))
 
 
-@torch.no_grad()
 def compute_cams(profile: Profile, method: str, images: Tensor) -> Tensor:
     """Maps (N, K, S, S) of uint8 pictures (N, 3, S, S), before normalisation."""
     return torch.cat(list(_map_batches(profile, method, images)))
 
 
-@torch.no_grad()
 def _map_batches(profile: Profile, method: str, images: Tensor) -> Iterator[Tensor]:
     """The same, one batch of `inference.batch` pictures after the other."""
     name, device, settings = network_of(method), device_of(profile), profile.inference
@@ -65,7 +64,7 @@ def _map_batches(profile: Profile, method: str, images: Tensor) -> Iterator[Tens
     activation = "relu" if name in CLASSIC_MAPS else "sigmoid"
     for part in images.split(settings.batch):
         x = part.to(device).float() / 255
-        with clip_model.autocast(device, True):
+        with torch.no_grad(), clip_model.autocast(device, True):
             maps = multi_scale_cam(model, x, scales=settings.scales, flip=settings.flip,
                                    activation=activation).float()  # fmt: skip
         yield walk(x, maps).cpu()
@@ -80,7 +79,7 @@ def _walker(profile: Profile, name: str, model: CAMNet):
     def walk(x: Tensor, maps: Tensor) -> Tensor:
         walked = []
         for some, scores in zip(x.split(8), maps.split(8), strict=True):  # affinities are large
-            values = random_walk.affinity(head(_stages(model, some, settings.stride)), steps)
+            values = random_walk.affinity(head(features(model, some, settings.stride)), steps)
             small = F.interpolate(scores, values.shape[-2:], mode="bilinear", align_corners=False)
             small = random_walk.random_walk(
                 small, values, steps, beta=settings.beta, times=settings.times
@@ -93,7 +92,7 @@ def _walker(profile: Profile, name: str, model: CAMNet):
     return walk
 
 
-def _stages(model: CAMNet, x: Tensor, stride: int) -> list[Tensor]:
+def features(model: CAMNet, x: Tensor, stride: int) -> list[Tensor]:
     """The backbone's features that are not finer than `stride`."""
     return [z.float() for z in model.stages(x) if z.shape[-1] <= x.shape[-1] // stride]
 
@@ -104,7 +103,7 @@ def new_affinity(profile: Profile, model: CAMNet) -> random_walk.AffinityHead:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(profile.seed)
         x = torch.zeros(1, 3, side, side, device=next(model.parameters()).device)
-        channels = [z.shape[1] for z in _stages(model.eval(), x, profile.walk.stride)]
+        channels = [z.shape[1] for z in features(model.eval(), x, profile.walk.stride)]
         return random_walk.AffinityHead(channels, profile.walk.embedding)
 
 
@@ -143,7 +142,7 @@ def train_affinity(profile: Profile, name: str) -> Path:
                 some = torch.randint(len(images), (settings.batch,), generator=generator)
                 x = images[some].to(device).float() / 255
                 with torch.no_grad():
-                    stages = _stages(model, x, settings.stride)
+                    stages = features(model, x, settings.stride)
                 values = random_walk.affinity(head(stages), steps)
                 here = sure[some][:, :: settings.stride, :: settings.stride].to(device)
                 loss = random_walk.affinity_loss(values, here, steps)
@@ -167,40 +166,59 @@ def sure_labels(profile: Profile, name: str, images: Tensor, labels: Tensor) -> 
     """uint8 (N, S, S): objects that a CRF at walk.high finds, ground where one at walk.low finds
     none, 255 between."""
     settings, found = profile.walk, []
-    for i, maps in _normal_batches(profile, name, images, labels, "max"):
+    for i, maps in _batches(profile, name, images):
+        maps = pseudo_masks.normalise_cam(maps, labels[i], "max")
         low, high = (refine(profile, images[i], maps, t) for t in (settings.low, settings.high))
         unsure = torch.full_like(low, IGNORE).masked_fill(low == 0, 0)
         found.append(torch.where(high > 0, high, unsure))
     return torch.cat(found)
 
 
-def _normal_batches(profile: Profile, method: str, images: Tensor, labels: Tensor, how: str):
-    """(slice, normalised maps) of one batch after the other, with a bar when there are many."""
+def _batches(profile: Profile, method: str, images: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(slice, maps) of one batch after the other, with a bar when there are many."""
     size = profile.inference.batch
     starts = tqdm(range(0, len(images), size), desc=f"maps of {method}", leave=False,
                   disable=len(images) <= 1000)  # fmt: skip
     for start, maps in zip(starts, _map_batches(profile, method, images), strict=True):
-        i = slice(start, start + size)
-        yield i, pseudo_masks.normalise_cam(maps, labels[i], how)
+        yield slice(start, start + size), maps
+
+
+def threshold_scores(profile: Profile, method: str, use_crf: bool = False) -> dict:
+    """{how: mIoU at every threshold} on the first `chosen_on` train pictures.
+
+    how: "max" for maps divided by their maxima; "none" as they are, for trained sigmoids.
+    """
+    settings, weights = profile.crf if use_crf else profile.inference, train_maps(profile, method)
+    hows = ("max",) if network_of(method) in CLASSIC_MAPS else ("max", "none")
+
+    def make(folder: Path) -> None:
+        split = read_split(profile, "train", masks=True)
+        images, labels, masks = (t[: settings.chosen_on] for t in split)
+        classes, counts = labels.shape[1] + 1, dict.fromkeys(hows, 0)
+        for i, maps in _batches(profile, method, images):
+            for how in hows:
+                normal = pseudo_masks.normalise_cam(maps, labels[i], how)
+                cut = partial(refine, profile, images[i]) if use_crf else pseudo_masks.cam_to_mask
+                counts[how] = counts[how] + torch.stack([
+                    metrics.confusion(masks[i], cut(normal, t), classes)
+                    for t in settings.thresholds
+                ])  # fmt: skip
+        scores = {how: [float(metrics.miou(c)) for c in found] for how, found in counts.items()}
+        write_json(folder / "scores.json", scores)
+
+    recipe = {"weights": key_in(weights), "inference": profile.inference,
+              "masks": key_in(split_folder(profile, "train", "masks")),
+              "crf": profile.crf if use_crf else None}  # fmt: skip
+    name = f"{method}_crf" if use_crf else method
+    return read_json(artifact(profile.outputs / "thresholds", name, recipe, make) / "scores.json")
 
 
 def choose_threshold(profile: Profile, method: str, use_crf: bool = False) -> dict:
-    """{"how", "threshold"} of the best mIoU on the first `chosen_on` train pictures."""
-    settings = profile.crf if use_crf else profile.inference
-    images, labels, masks = (t[: settings.chosen_on] for t in read_split(profile, "train", True))
-    classes, best = labels.shape[1] + 1, (-1.0, {})
-    for how in ("max",) if network_of(method) in CLASSIC_MAPS else ("max", "none"):
-        counts = 0
-        for i, maps in _normal_batches(profile, method, images, labels, how):
-            cut = partial(refine, profile, images[i]) if use_crf else pseudo_masks.cam_to_mask
-            counts = counts + torch.stack([
-                metrics.confusion(masks[i], cut(maps, t), classes) for t in settings.thresholds
-            ])  # fmt: skip
-        scores = [float(metrics.miou(c)) for c in counts]
-        at = int(torch.tensor(scores).argmax())
-        choice = {"how": how, "threshold": settings.thresholds[at]}
-        best = max(best, (scores[at], choice), key=lambda pair: pair[0])
-    return best[1]
+    """{"how", "threshold"} of the best of `threshold_scores`."""
+    thresholds = (profile.crf if use_crf else profile.inference).thresholds
+    scores = threshold_scores(profile, method, use_crf)
+    how = max(scores, key=lambda h: max(scores[h]))
+    return {"how": how, "threshold": thresholds[scores[how].index(max(scores[how]))]}
 
 
 def score(prediction: Tensor, truth: Tensor) -> float:
@@ -209,15 +227,19 @@ def score(prediction: Tensor, truth: Tensor) -> float:
     return float(metrics.miou(metrics.confusion(truth, prediction, labels)))
 
 
-def refine(profile: Profile, images: Tensor, cams: Tensor, threshold: float) -> Tensor:
-    """CRF masks uint8 (N, S, S) of normalised maps with the profile's settings."""
-    c, together = profile.crf, max(1, 2**17 // images[0, 0].numel())  # large ones one by one:
-    device = device_of(profile)  # then only the classes in that picture cost time
+CRF_SETTINGS = ("sharpness", "bilateral_weight", "bilateral_sxy", "bilateral_srgb",
+                "gaussian_weight", "gaussian_sxy", "iterations")  # fmt: skip
+
+
+def refine(
+    profile: Profile, images: Tensor, cams: Tensor, threshold: float, **changes
+) -> Tensor:
+    """CRF masks uint8 (N, S, S) of normalised maps with the profile's settings, some changed."""
+    settings = {name: getattr(profile.crf, name) for name in CRF_SETTINGS} | changes
+    together = max(1, 2**17 // images[0, 0].numel())  # large ones one by one: then only the
+    device = device_of(profile)  # classes in that picture cost time
     return torch.cat([
-        crf.refine(x.to(device).float() / 255, m.to(device), threshold, sharpness=c.sharpness,
-                   bilateral_weight=c.bilateral_weight, bilateral_sxy=c.bilateral_sxy,
-                   bilateral_srgb=c.bilateral_srgb, gaussian_weight=c.gaussian_weight,
-                   gaussian_sxy=c.gaussian_sxy, iterations=c.iterations).cpu()
+        crf.refine(x.to(device).float() / 255, m.to(device), threshold, **settings).cpu()
         for x, m in zip(images.split(together), cams.split(together), strict=True)
     ])  # fmt: skip
 
@@ -227,7 +249,8 @@ def segment(
 ) -> Tensor:
     """Masks uint8 (N, S, S) of pictures with known image-level labels."""
     masks, threshold = [], choice["threshold"]
-    for i, maps in _normal_batches(profile, method, images, labels, choice["how"]):
+    for i, maps in _batches(profile, method, images):
+        maps = pseudo_masks.normalise_cam(maps, labels[i], choice["how"])
         masks.append(refine(profile, images[i], maps, threshold) if use_crf
                      else pseudo_masks.cam_to_mask(maps, threshold))  # fmt: skip
     return torch.cat(masks)

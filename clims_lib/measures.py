@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clims_lib import clip_model, metrics, oracle, prompts
@@ -100,16 +101,16 @@ def oracle_check(profile: Profile, clip_folder: Path, pictures: int = 80) -> lis
     model = clip_model.load_clip(clip_folder / "clip.pt", device)
     class_text, background_text = clip_texts(profile, model)
     images, labels, masks = read_split(profile, "val", masks=True)
-    ground = ground_masks(profile, "val")
     form, rows = profile.losses, []
     for k, name in enumerate(profile.data.classes):
         some = labels[:, k].nonzero()[:pictures, 0]
         if not len(some):
             continue
+        thing = (masks[some] == k + 1).float()
         losses = oracle.losses_at_masks(
             clip_model.image_encoder(model),
             clip_model.normalise(images[some].to(device).float() / 255),
-            (masks[some] == k + 1).float().to(device), home_ground(ground[some]).to(device), k,
+            thing.to(device), home_of(profile, "val", some, thing).to(device), k,
             class_text, background_text, weights=loss_weights(profile), stride=profile.cam.stride,
             cbs_threshold=form.cbs_threshold if form.cbs_form == "thresholded" else None,
         )  # fmt: skip
@@ -117,10 +118,25 @@ def oracle_check(profile: Profile, clip_folder: Path, pictures: int = 80) -> lis
     return rows
 
 
-def ground_masks(profile: Profile, split: str) -> Tensor:
-    """uint8 (N, H, W): the ground's number under every pixel, 0 at objects."""
+def ground_masks(profile: Profile, split: str, chosen: Tensor | None = None) -> Tensor:
+    """uint8 (N, H, W): the ground's number under every pixel, 0 at objects; of all pictures or of
+    the chosen ones."""
     folder = open_split(profile, split)
-    return torch.stack([torch.as_tensor(folder.ground(i)) for i in range(len(folder))])
+    some = range(len(folder)) if chosen is None else chosen.tolist()
+    return torch.stack([torch.as_tensor(folder.ground(i)) for i in some])
+
+
+def home_of(profile: Profile, split: str, chosen: Tensor, thing: Tensor) -> Tensor:
+    """float (N, H, W): what comes with an object `thing` (N, H, W) of the pictures `chosen`.
+
+    MiniWorld: the ground that most of these pictures stand on. Photographs: a ring around the
+    object, an eighth of the picture wide.
+    """
+    if (make_data(profile) / "grounds.txt").is_file():
+        return home_ground(ground_masks(profile, split, chosen))
+    reach = profile.data.size // 8
+    wider = F.max_pool2d(thing[:, None], 2 * reach + 1, stride=1, padding=reach)[:, 0]
+    return wider - thing
 
 
 def home_ground(ground: Tensor) -> Tensor:

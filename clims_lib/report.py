@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from clims_lib.artifacts import atomic_path
-from clims_lib.results import per_cent, summary
+from clims_lib.results import headline_of, per_cent, summary
 
 # (what, the paper's per cent, our method or methods' difference, our measure)
 PAPER = (
@@ -52,12 +52,13 @@ def save_figure(figure, path: Path, alt: str) -> None:
 
 
 def render_report(results: dict, figures_folder: Path, path: Path, committed: dict | None = None,
-                  split: str = "test") -> None:
+                  split: str = "") -> None:
     """Write report.html from results.json's dictionary and the PNG files of a folder.
 
     `committed` is the table over several seeds, set beside this run's numbers if given.
     """
     rows, theirs = results["rows"], (committed or {}).get("rows", [])
+    split = split or headline_of(rows)
     where = results.get("environment", {})
     parts = [
         "<h1>CLIMS, from scratch: what this run measured</h1>",
@@ -85,11 +86,13 @@ def render_report(results: dict, figures_folder: Path, path: Path, committed: di
         temporary.write_text(page, encoding="utf-8")
 
 
-def beside_the_paper(rows: Iterable[dict], split: str = "test") -> list[tuple]:
+def beside_the_paper(rows: Iterable[dict], split: str = "") -> list[tuple]:
     """Return (what, the paper's per cent, ours as (mean, spread, seeds) or None) per PAPER line.
 
     A gain "a-b" is the difference of means; its spread is that of the seeds' own differences.
     """
+    rows = list(rows)
+    split = split or headline_of(rows)
     rows = [row for row in rows if row["split"] == split]
     lines = []
     for what, published, method, measure in PAPER:

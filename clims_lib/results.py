@@ -109,12 +109,19 @@ def rounded(value: Any, digits: int = 4) -> Any:
     return value
 
 
-def summary(rows: Iterable[dict], split: str = "test") -> dict[str, dict[str, tuple]]:
+def headline_of(rows: Iterable[dict]) -> str:
+    """Return the split with the headline numbers: "test" where there are rows on it, else "val"."""
+    return "test" if any(row["split"] == "test" for row in rows) else "val"
+
+
+def summary(rows: Iterable[dict], split: str = "") -> dict[str, dict[str, tuple]]:
     """Return {method: {measure: (mean, spread, seeds)}} in fractions for one split.
 
-    Measures are "miou", each class of `iou` and each pair of `leak`; the spread is the sample
-    standard deviation over seeds (0 for one seed).
+    split: by default the one with the headline numbers. Measures are "miou", each class of `iou`
+    and each pair of `leak`; the spread is the sample standard deviation over seeds (0 for one).
     """
+    rows = list(rows)
+    split = split or headline_of(rows)
     values: dict[str, dict[str, list]] = {}
     for row in rows:
         if row["split"] == split:
@@ -141,13 +148,14 @@ def per_cent(value: tuple | None) -> str:
     return f"{100 * mean:.1f}" + (f" ± {100 * spread:.1f}" if seeds > 1 else "")
 
 
-def results_table(rows: Iterable[dict], committed: Iterable[dict] = (), split: str = "test",
+def results_table(rows: Iterable[dict], committed: Iterable[dict] = (), split: str = "",
                   measures: Iterable[str] = ("miou", "person")) -> str:
     """Return a text table in per cent, one line a method, the committed numbers beside ours.
 
     Leak rates found in the rows are added to `measures`.
     """
     rows, committed = list(rows), list(committed)
+    split = split or headline_of(rows + committed)
     ours, theirs = summary(rows, split), summary(committed, split)
     leaks = {pair for row in rows + committed for pair in row.get("leak") or {}}
     measures = [*measures, *sorted(leaks)]
@@ -170,13 +178,15 @@ def results_table(rows: Iterable[dict], committed: Iterable[dict] = (), split: s
         for line in lines)
 
 
-def beyond_spread(rows: Iterable[dict], committed: Iterable[dict], split: str = "test",
+def beyond_spread(rows: Iterable[dict], committed: Iterable[dict], split: str = "",
                   spreads: float = 4.0, floor: float = 0.02) -> list[str]:
     """Return a sentence for each mIoU further from the committed mean than seeds explain.
 
     Allowed is `spreads` times the committed seeds' spread, and never less than `floor`, since
     three seeds say little about a spread.
     """
+    rows = list(rows)
+    split = split or headline_of(rows)
     ours, theirs = summary(rows, split), summary(committed, split)
     sentences = []
     for method in ours.keys() & theirs.keys():
@@ -190,10 +200,12 @@ def beyond_spread(rows: Iterable[dict], committed: Iterable[dict], split: str = 
 
 
 def accuracies_beyond_spread(zero_shot: Iterable[dict], committed: Iterable[dict],
-                             split: str = "test", spreads: float = 4.0,
+                             split: str = "", spreads: float = 4.0,
                              floor: float = 0.1) -> list[str]:
     """Return a sentence for each class whose zero-shot accuracy is further from the committed
     mean than seeds explain; `floor` allows for the few dozen pictures behind each."""
+    zero_shot = list(zero_shot)
+    split = split or headline_of(zero_shot)
     committed = [entry for entry in committed if entry["split"] == split]
     sentences = []
     for entry in zero_shot:

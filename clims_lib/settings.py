@@ -19,6 +19,7 @@ class Data:
     captions: int
     train_list: str
     evaluated: tuple[str, ...]
+    studied: int
 
 
 @dataclass(frozen=True)

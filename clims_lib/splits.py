@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ def make_data(profile: Profile) -> Path:
     return root
 
 
+@lru_cache(maxsize=32)  # reading VOC's lists of labels takes a while, and every key asks for them
 def open_split(profile: Profile, split: str, masks: bool = False) -> VOCFolder:
     """One of train, val, test, train_labelled and train_weak, as a VOCFolder.
 

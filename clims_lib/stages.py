@@ -125,8 +125,8 @@ def train_cam(profile: Profile, method: str) -> Path:
 
 
 def _keep_maps(profile: Profile, folder: Path):
-    """A `watch` for training: the score maps of 48 val pictures after every epoch, on disk."""
-    images = read_split(profile, "val")[0][:48].float() / 255
+    """A `watch` for training: the score maps of a few val pictures after every epoch, on disk."""
+    images = read_split(profile, "val")[0][: profile.data.studied].float() / 255
 
     @torch.no_grad()
     def watch(epoch: int, model: CAMNet) -> None:

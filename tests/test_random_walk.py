@@ -57,7 +57,8 @@ def test_the_walk_is_a_power_of_the_dense_matrix(embedding, radius):
         a = dense(embedding[picture], radius) ** 3 + torch.eye(H * W, dtype=torch.float64)
         t = torch.linalg.matrix_power(a / a.sum(1, keepdim=True), 5)
         expected = t @ scores[picture].flatten(1).T.double()
-        torch.testing.assert_close(walked[picture].flatten(1).T.double(), expected)
+        found = walked[picture].flatten(1).T.double()
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_the_walk_does_not_cross_a_border_but_fills_its_side():

@@ -139,13 +139,29 @@ def test_notebooks_need_parameters(toy, capsys):
     assert toy() == 1 and "no notebooks named" in capsys.readouterr().err
 
 
+def test_cells_that_need_what_is_absent_say_so():
+    cells = [new_code_cell("1 + 1"), new_code_cell("look()", metadata={"tags": ["needs-clip"]}),
+             new_code_cell("leak()", metadata={"tags": ["x", "needs-clip", "needs-grounds"]})]
+    notebook = new_notebook(cells=cells)
+    run_tutorial.leave_out(notebook.cells, {"grounds": "no grounds here"})
+    assert [c.cell_type for c in notebook.cells] == ["code", "code", "markdown"]
+    assert notebook.cells[2].source.startswith("**Not run here**: no grounds here.")
+    assert "leak()" in notebook.cells[2].source  # the reader still sees what would have run
+    run_tutorial.leave_out(notebook.cells, {"clip": "no weights"})
+    assert "no weights" in notebook.cells[1].source
+    nbformat.validate(notebook)
+
+
 def test_state_follows_what_matters(toy, tmp_path):
     def states(**parameters):
         notebooks = run_tutorial.find_notebooks(toy.folder)
         parameters = {"PROFILE": str(tmp_path / "toy.toml"), "OVERRIDES": [], **parameters}
-        return [run_tutorial.state_of(n, notebooks, parameters) for n in notebooks]
+        return [run_tutorial.state_of(n, notebooks, parameters, {}) for n in notebooks]
 
     first, second = states()
+    absent = run_tutorial.state_of(run_tutorial.find_notebooks(toy.folder)[0], [], {
+        "PROFILE": str(tmp_path / "toy.toml"), "OVERRIDES": []}, {"clip": "why"})
+    assert absent != first
     assert [first, second] == states()
     assert states(SEED=1)[0] != first and states(OVERRIDES=["clims.epochs=2"])[1] != second
     path = toy.folder / "00_first.ipynb"
