@@ -32,7 +32,7 @@ def artifact(root: Path, name: str, recipe: dict, make: Callable[[Path], None]) 
     if not name or Path(name).name != name:
         raise ValueError(f"an artifact's name is one folder name, not {name!r}")
     recipe = json.loads(_canonical(recipe))
-    folder = Path(root) / f"{name}-{key_of(recipe)}"
+    folder = folder_of(root, name, recipe)
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +40,11 @@ def artifact(root: Path, name: str, recipe: dict, make: Callable[[Path], None]) 
         if not folder.is_dir():  # it may have been finished while we waited for the lock
             _make(folder, recipe, make)
     return folder
+
+
+def folder_of(root: Path, name: str, recipe: dict) -> Path:
+    """Return where `artifact` puts, or will put, its folder."""
+    return Path(root) / f"{name}-{key_of(recipe)}"
 
 
 def key_of(recipe: Any) -> str:

@@ -40,6 +40,10 @@ class ThinResNet(ResNet):
     def forward(self, x: Tensor) -> Tensor:
         return self.stages(x)[-1]
 
+    def parts(self) -> list[list[nn.Module]]:
+        """The modules of each of `stages`."""
+        return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
+
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
         return super()._make_layer(block, planes // self.thin, blocks, stride, dilate)
 
@@ -75,6 +79,12 @@ class CAMNet(nn.Module):
     def stages(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in [0, 1] -> features after each of the backbone's stages, finest first."""
         return self.backbone.stages((images - self.mean) / self.std)
+
+    def freeze(self, stages: int) -> None:
+        """Let the first `stages` of the backbone keep their weights."""
+        for part in self.backbone.parts()[:stages]:
+            for module in part:
+                module.requires_grad_(False)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> Z (B, C, h, w)."""

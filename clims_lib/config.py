@@ -19,8 +19,10 @@ from clims_lib.settings import (
     Cct,
     Clims,
     Clip,
+    Compute,
     Crf,
     Data,
+    Deeplab,
     Finetune,
     Inference,
     Losses,
@@ -51,6 +53,7 @@ class Profile:
     clip: Clip
     finetune: Finetune
     losses: Losses
+    compute: Compute
     augment: Augment
     cam: Cam
     puzzle: Puzzle
@@ -59,6 +62,7 @@ class Profile:
     walk: Walk
     crf: Crf
     pseudo: Pseudo
+    deeplab: Deeplab
     cct: Cct
 
     @property

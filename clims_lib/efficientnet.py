@@ -73,5 +73,13 @@ class EfficientNetLite(nn.Module):
                 found.append(x)
         return [*found, net._swish(net._bn1(net._conv_head(x)))]
 
+    def parts(self) -> list[list[nn.Module]]:
+        """The modules of each of `stages`."""
+        net, ends = self.net, [0, *(i + 1 for i in STAGES), len(self.net._blocks)]
+        parts = [list(net._blocks[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+        parts[0] += [net._conv_stem, net._bn0]
+        parts[-1] += [net._conv_head, net._bn1]
+        return parts
+
     def forward(self, x: Tensor) -> Tensor:
         return self.stages(x)[-1]

@@ -35,7 +35,7 @@ from clims_lib.results import rounded
 from clims_lib.running import device_of
 from clims_lib.settings import Augment
 from clims_lib.splits import read_sizes, read_split, split_folder
-from clims_lib.stages import load_network, new_network, train_cam
+from clims_lib.stages import load_network, new_network, train_cam, unusual
 
 
 def methods_of(profile: Profile) -> dict[str, tuple[bool, bool]]:
@@ -128,8 +128,9 @@ def train_cct(profile: Profile, method: str) -> Path:
         with tqdm(total=settings.steps, desc=method) as bar:
             history = cct.train_cct(
                 model, labelled, weak, steps=settings.steps, lr=settings.lr,
-                weight_decay=settings.weight_decay, bf16=True, state=load_checkpoint(folder),
+                weight_decay=settings.weight_decay, state=load_checkpoint(folder),
                 generator=torch.Generator(device_of(profile)).manual_seed(profile.seed),
+                bf16=not profile.compute.full_precision,
                 save=lambda state: save_checkpoint(folder, **state),
                 progress=lambda step, parts: bar.update(),
                 unsupervised_weight=settings.unsupervised_weight if consistent else 0.0,
@@ -143,7 +144,7 @@ def train_cct(profile: Profile, method: str) -> Path:
     recipe = {"method": method, "cct": settings, "cam": profile.cam, "seed": profile.seed,
               "augment": profile.augment, "start": key_in(train_cam(profile, "cam")),
               "data": [key_in(split_folder(profile, s)) for s in ("train_labelled", "train_weak")],
-              "masks": key_in(source) if source else None}  # fmt: skip
+              "masks": key_in(source) if source else None, **unusual(profile)}  # fmt: skip
     return artifact(profile.outputs / "weights", method, recipe, make)
 
 

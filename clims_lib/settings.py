@@ -73,6 +73,14 @@ class Losses:
 
 
 @dataclass(frozen=True)
+class Compute:
+    accumulate: int
+    frozen_norm: bool
+    full_precision: bool
+    frozen_stages: int
+
+
+@dataclass(frozen=True)
 class Augment:
     crop: int
     resize: tuple[float, ...]
@@ -155,6 +163,18 @@ class Walk:
 class Pseudo:
     method: str
     crf: bool
+
+
+@dataclass(frozen=True)
+class Deeplab:
+    width: int
+    rates: tuple[int, ...]
+    epochs: int
+    batch: int
+    lr: float
+    head_lr_factor: float
+    weight_decay: float
+    scales: tuple[float, ...]
 
 
 @dataclass(frozen=True)

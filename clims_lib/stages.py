@@ -14,6 +14,7 @@ import torch
 from clims_lib import clip_model, training
 from clims_lib.artifacts import (
     artifact,
+    folder_of,
     key_in,
     load_checkpoint,
     load_tensors,
@@ -26,7 +27,9 @@ from clims_lib.clip_stages import clip_texts, finetune_clip
 from clims_lib.config import ROOT, Profile, did_you_mean
 from clims_lib.download import SOURCES
 from clims_lib.running import bar, device_of
+from clims_lib.settings import Compute
 from clims_lib.splits import read_sizes, read_split, split_folder
+from clims_lib.team import ALONE, Team
 
 # CLIMS without one of its terms: the ablation of notebook 03.
 ABLATIONS = {f"clims_no_{term}": term for term in ("otm", "btm", "cbs", "reg")}
@@ -54,6 +57,7 @@ def new_network(profile: Profile) -> CAMNet:
         load_imagenet(net.backbone, profile.weights)
     elif cam.weights:
         net.backbone.load_state_dict(load_tensors(ROOT / cam.weights))
+    net.freeze(profile.compute.frozen_stages)
     return net
 
 
@@ -83,20 +87,29 @@ def load_network(profile: Profile, method: str) -> CAMNet:
     return model.to(device_of(profile), memory_format=torch.channels_last).eval()
 
 
-def train_cam(profile: Profile, method: str) -> Path:
-    """Train the CAM network by one of METHODS; returns the folder of weights and history.json."""
+def unusual(profile: Profile) -> dict:
+    """The settings of `compute` that are not as usual, for a recipe; the others change nothing."""
+    usual = Compute(accumulate=1, frozen_norm=False, full_precision=False, frozen_stages=0)
+    return {k: v for k, v in asdict(profile.compute).items() if v != getattr(usual, k)}
+
+
+def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
+    """Train the CAM network by one of METHODS; returns the folder of weights and history.json.
+
+    A team of processes shares every batch; its first one keeps the folder.
+    """
     if method not in METHODS:
         raise ValueError(f"no method {method!r}{did_you_mean(method, METHODS)}")
     settings, inputs = _cam_settings(profile, method), {}
     if method not in CLASSIC:
-        inputs["start"] = key_in(train_cam(profile, "cam"))
+        inputs["start"] = key_in(train_cam(profile, "cam", team))
     if method == "clims" or method in ABLATIONS:
         inputs["clip"] = key_in(finetune_clip(profile))
         form = asdict(profile.losses) | {"weights": loss_weights(profile, method)}
         inputs["losses"] = {k: v for k, v in form.items() if k not in ("otm", "btm", "cbs", "reg")}
 
     def make(folder: Path) -> None:
-        device = device_of(profile)
+        device, state = device_of(profile), team.told(load_checkpoint(folder))
         model = new_network(profile) if "start" not in inputs else load_network(profile, "cam")
         model = model.to(device, memory_format=torch.channels_last)
         data = read_split(profile, "train", masks=method == "full_masks")
@@ -104,24 +117,34 @@ def train_cam(profile: Profile, method: str) -> Path:
             *data, settings["batch"], profile.seed, read_sizes(profile, "train"),
             profile.augment.crop, profile.augment.resize,
         )  # fmt: skip
-        state, per_epoch = load_checkpoint(folder), len(batches(0))
+        per_epoch = len(batches(0))
         done = (state or {}).get("epoch", 0) * per_epoch
         with bar(settings["epochs"] * per_epoch, method, done) as progress:
             history = training.train(
                 model, _cam_loss(profile, method), batches, epochs=settings["epochs"],
                 lr=settings["lr"], weight_decay=settings["weight_decay"],
                 head_lr_factor=settings.get("head_lr_factor", 1.0),
-                clip_norm=settings.get("clip_norm", 0.0), state=state,
+                clip_norm=settings.get("clip_norm", 0.0), state=state, team=team,
+                accumulate=profile.compute.accumulate, frozen_norm=profile.compute.frozen_norm,
+                amp=not profile.compute.full_precision,
                 save=lambda parts: save_checkpoint(folder, parts["epoch"], **parts),
                 progress=progress, watch=_keep_maps(profile, folder),
             )  # fmt: skip
-        write_json(folder / "history.json", history)
-        save_tensors(folder / "weights.safetensors", model.state_dict())
+        if team.rank == 0:
+            write_json(folder / "history.json", history)
+            save_tensors(folder / "weights.safetensors", model.state_dict())
 
     recipe = {"method": method, "settings": settings, "cam": profile.cam, "seed": profile.seed,
               "augment": profile.augment, "train": key_in(split_folder(profile, "train")),
-              **inputs}  # fmt: skip
-    return artifact(profile.outputs / "weights", method, recipe, make)
+              **inputs, **unusual(profile)}  # fmt: skip
+    root = profile.outputs / "weights"
+    folder = folder_of(root, method, recipe)
+    if team.told(not folder.is_dir()) and team.rank > 0:
+        make(folder)  # its share of the work; what it reads and writes is the first one's
+    elif team.rank == 0:
+        artifact(root, method, recipe, make)
+    team.told(None)  # wait until the folder has its name
+    return folder
 
 
 def _keep_maps(profile: Profile, folder: Path):

@@ -1,0 +1,65 @@
+"""Train one CAM network, on one process or on many:
+
+    python -m clims_lib.train clims --profile voc2012
+    accelerate launch --num_processes 4 -m clims_lib.train clims --profile voc2012
+
+What it needs (baseline, finetuned CLIP) is trained first when it is not there. Notebooks find the
+result. Several nodes: see `accelerate launch --help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from clims_lib.config import Profile, load_profile
+from clims_lib.stages import METHODS, train_cam
+from clims_lib.team import ALONE, Team
+
+
+def here(profile: Profile) -> Team:
+    """The team that `accelerate launch` made this process part of, or this process alone."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return ALONE
+    from accelerate import Accelerator
+
+    return Team(Accelerator(cpu=profile.device == "cpu"))
+
+
+def train_here(profile: Profile, method: str) -> Path:
+    """Train in this process, as a member of its team."""
+    return train_cam(profile, method, here(profile))
+
+
+def train_on_all_gpus(profile: Profile, method: str) -> Path:
+    """From a notebook: `train_cam`, on every GPU of this machine when it has several."""
+    count = torch.cuda.device_count() if profile.device != "cpu" else 0
+    if count > 1 and not torch.cuda.is_initialized():  # else processes cannot be forked any more
+        from accelerate import notebook_launcher
+
+        notebook_launcher(train_here, (profile, method), num_processes=count)
+    return train_cam(profile, method)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m clims_lib.train", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("--profile", default="mini", help="name or .toml file (default: mini)")
+    parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
+                        help="a setting, e.g. clims.epochs=2")
+    options = parser.parse_args(arguments)
+    try:
+        print(train_here(load_profile(options.profile, options.overrides), options.method))
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        print(f"clims_lib.train: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Two processes train the network that one trains; pieces of a batch add up to the batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from clims_lib import training
+from clims_lib.artifacts import load_tensors, read_json
+from clims_lib.cam import CAMNet
+from clims_lib.config import load_profile
+from clims_lib.stages import new_network
+from clims_lib.team import ALONE
+from clims_lib.train import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Member:
+    def __init__(self, rank, size):
+        self.rank, self.size = rank, size
+
+
+@pytest.mark.parametrize("count, accumulate, size", [(8, 1, 2), (7, 3, 2), (5, 2, 3), (2, 1, 3)])
+def test_pieces_of_all_processes_are_the_batch_once(count, accumulate, size):
+    batch = torch.rand(count, 3, 4, 4), torch.arange(float(count))[:, None], None
+    seen, weights = [], 0.0
+    for rank in range(size):
+        for (images, labels, masks), weight in training.pieces(
+            batch, accumulate, Member(rank, size)
+        ):
+            assert masks is None and len(images) == len(labels) > 0
+            weights += weight
+            if weight:
+                assert weight == pytest.approx(len(images) / count)
+                seen += labels[:, 0].tolist()
+                assert torch.equal(images, batch[0][labels[:, 0].long()])
+    assert sorted(seen) == list(range(count)) and weights == pytest.approx(1)
+
+
+def fit(accumulate, frozen_norm=True):
+    torch.manual_seed(0)
+    model = CAMNet(3, (1, 1, 1, 1), thin=16, stride=8)
+    g = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (12, 3, 32, 32), generator=g, dtype=torch.uint8)
+    labels = (torch.rand(12, 3, generator=g) < 0.5).float()
+    history = training.train(
+        model, training.cam_loss(), training.MemoryBatches(images, labels, None, 6, 0), epochs=2,
+        lr=1e-3, accumulate=accumulate, frozen_norm=frozen_norm, amp=False, team=ALONE,
+    )  # fmt: skip
+    return history, model.state_dict()
+
+
+def test_accumulation_changes_nothing_but_the_memory():
+    (whole, a), (parts, b) = fit(1), fit(3)
+    for one, other in zip(whole, parts, strict=True):
+        assert one["bce"] == pytest.approx(other["bce"], abs=1e-5)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=1e-5, rtol=1e-4)
+    means = [name for name in a if name.endswith("running_mean")]
+    assert means and not any(a[name].any() for name in means)  # frozen where they started
+    assert any(fit(1, frozen_norm=False)[1][name].any() for name in means)
+
+
+def test_too_small_a_card_says_which_setting_to_lower(monkeypatch):
+    def full(model, batch, progress):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = CAMNet(3, (1, 1, 1, 1), thin=16, stride=8)
+    images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    batches = training.MemoryBatches(images, torch.zeros(4, 3), None, 4, 0)
+    with pytest.raises(RuntimeError, match="raise compute.accumulate .now 1., or lower"):
+        training.train(model, full, batches, epochs=1, lr=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_network_of_one(tmp_path):
+    pytest.importorskip("accelerate", reason="several processes need accelerate")
+    settings = ["device=cpu", "compute.frozen_norm=true", "compute.full_precision=true",
+                "cam.epochs=2", "cam.lr=1e-4", f"data_root={tmp_path}/data"]  # fmt: skip
+    one, two = ([*settings, f"outputs={tmp_path}/{name}"] for name in ("one", "two"))
+    assert main(["cam", "--profile", "tiny", *(w for o in one for w in ("-p", o))]) == 0
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+               "-m", "clims_lib.train", "cam", "--profile", "tiny",
+               *(w for o in two for w in ("-p", o))]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folders = [next((tmp_path / name / "weights").glob("cam-*")) for name in ("one", "two")]
+    assert folders[0].name == folders[1].name  # the same recipe, so the same key
+    a, b = (load_tensors(folder / "weights.safetensors") for folder in folders)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=1e-5, rtol=1e-5)
+    start = new_network(load_profile("tiny", one)).state_dict()["head.weight"]
+    assert (a["head.weight"] - start).abs().max() > 1e-4  # it did learn
+    first, second = (read_json(folder / "history.json") for folder in folders)
+    for x, y in zip(first, second, strict=True):
+        assert x["loss"] == pytest.approx(y["loss"], abs=1e-5)
+
