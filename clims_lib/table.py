@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from clims_lib import oracle
 from clims_lib.clip_stages import finetune_clip, make_clip
 from clims_lib.config import Profile
+from clims_lib.deeplab import measure_deeplab
 from clims_lib.measures import measure, oracle_check, zero_shot
 from clims_lib.semi_supervised import measure_cct, methods_of
 from clims_lib.settings import Cutouts
@@ -25,6 +26,7 @@ def measure_all(profile: Profile) -> dict:
     rows = [row for method in METHODS for row in measure(profile, method)]
     rows += [row for method in ("cam", "clims") for row in measure(profile, method, True)]
     rows += [row for crf in (False, True) for row in measure(profile, "clims_walk", crf)]
+    rows += measure_deeplab(profile)
     rows += [row for method in methods_of(profile) for row in measure_cct(profile, method)]
     scores = [zero_shot(profile, before, "clip"), zero_shot(profile, after, "clip_finetuned")]
     return {"rows": rows, "zero_shot": scores, "oracle": oracle_check(profile, after)}

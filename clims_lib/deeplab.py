@@ -1,0 +1,149 @@
+"""The number a weakly supervised method is judged by: DeepLab trained on its pseudo masks.
+
+DeepLabV3 (Chen et al., 2017) from torchvision's parts on the profile's backbone. It sees pictures
+and pseudo masks, no truth; at test time no labels are given. Notebook 04 shows it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.segmentation.deeplabv3 import ASPP
+from tqdm.auto import tqdm
+
+from clims_lib.artifacts import (
+    artifact,
+    key_in,
+    load_checkpoint,
+    load_tensors,
+    read_json,
+    read_manifest,
+    save_checkpoint,
+    save_tensors,
+    write_json,
+)
+from clims_lib.cam import CAMNet
+from clims_lib.clip_model import autocast
+from clims_lib.config import Profile
+from clims_lib.maps import make_pseudo_masks, read_pseudo_masks
+from clims_lib.measures import row_of
+from clims_lib.results import rounded
+from clims_lib.running import bar, device_of
+from clims_lib.splits import read_sizes, read_split
+from clims_lib.stages import load_network, new_network, train_cam, unusual
+from clims_lib.training import MemoryBatches, mask_loss, train
+
+
+class DeepLab(nn.Module):
+    """A CAM network's backbone, atrous spatial pyramid pooling, and a classifier of every place.
+
+    (B, 3, H, W) in [0, 1] -> scores (B, K + 1, H, W). rates: dilations of the pyramid's branches.
+    """
+
+    def __init__(self, network: CAMNet, num_labels: int, width: int, rates: tuple[int, ...]):
+        super().__init__()
+        self.backbone, self.mean, self.std = network.backbone, network.mean, network.std
+        self.head = nn.Sequential(
+            ASPP(network.channels, list(rates), width),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, num_labels, 1),
+        )  # fmt: skip
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores = self.head(self.backbone((images - self.mean) / self.std))
+        return F.interpolate(scores, images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def method_of(profile: Profile) -> str:
+    """The row's name: "deeplab_clims" on the pseudo masks of CLIMS."""
+    return f"deeplab_{profile.pseudo.method}"
+
+
+def new_deeplab(profile: Profile) -> DeepLab:
+    """DeepLab on the profile's backbone, with fresh weights from its seed."""
+    settings = profile.deeplab
+    with torch.random.fork_rng():
+        network = new_network(profile)
+        torch.manual_seed(profile.seed)
+        return DeepLab(network, len(profile.data.classes) + 1, settings.width, settings.rates)
+
+
+def train_deeplab(profile: Profile) -> Path:
+    """Train on the pseudo masks of all train pictures; returns the folder of weights and history.
+
+    The backbone starts from the baseline CAM network's, which saw image-level labels only.
+    """
+    settings, by = profile.deeplab, profile.pseudo
+    masks = make_pseudo_masks(profile, by.method, "train", by.crf)
+
+    def make(folder: Path) -> None:
+        device, model = device_of(profile), new_deeplab(profile)
+        model.backbone.load_state_dict(load_network(profile, "cam").backbone.state_dict())
+        model = model.to(device, memory_format=torch.channels_last)
+        images, labels, _ = read_split(profile, "train")
+        batches = MemoryBatches(
+            images, labels, read_pseudo_masks(profile, masks, "train"), settings.batch,
+            profile.seed, read_sizes(profile, "train"), profile.augment.crop,
+            profile.augment.resize,
+        )  # fmt: skip
+        state, per_epoch = load_checkpoint(folder), len(batches(0))
+        done = (state or {}).get("epoch", 0) * per_epoch
+        with bar(settings.epochs * per_epoch, "DeepLab", done) as progress:
+            history = train(
+                model, mask_loss(), batches, epochs=settings.epochs, lr=settings.lr,
+                head_lr_factor=settings.head_lr_factor, weight_decay=settings.weight_decay,
+                state=state, save=lambda parts: save_checkpoint(folder, parts["epoch"], **parts),
+                progress=progress, accumulate=profile.compute.accumulate,
+                frozen_norm=profile.compute.frozen_norm, amp=not profile.compute.full_precision,
+            )  # fmt: skip
+        write_json(folder / "history.json", history)
+        save_tensors(folder / "weights.safetensors", model.state_dict())
+
+    recipe = {"deeplab": settings, "cam": profile.cam, "augment": profile.augment,
+              "masks": key_in(masks), "start": key_in(train_cam(profile, "cam")),
+              "seed": profile.seed, **unusual(profile)}  # fmt: skip
+    return artifact(profile.outputs / "weights", method_of(profile), recipe, make)
+
+
+def predict(profile: Profile, images: Tensor) -> Tensor:
+    """Masks uint8 (N, S, S) of pictures uint8 (N, 3, S, S), no labels given.
+
+    Probabilities are averaged over the profile's scales and mirror images.
+    """
+    model = new_deeplab(profile)
+    model.load_state_dict(load_tensors(train_deeplab(profile) / "weights.safetensors"))
+    device = device_of(profile)
+    model = model.to(device, memory_format=torch.channels_last).eval()
+    parts, masks = images.split(profile.inference.batch), []
+    for part in tqdm(parts, desc="DeepLab", leave=False, disable=len(images) <= 1000):
+        x, total = part.to(device).float() / 255, 0
+        for scale in profile.deeplab.scales:
+            to = [max(1, round(side * scale)) for side in x.shape[-2:]]
+            scaled = F.interpolate(x, to, mode="bilinear", align_corners=False)
+            with torch.no_grad(), autocast(device, True):
+                scores = model(scaled).float().softmax(1)
+                scores = scores + model(scaled.flip(-1)).float().softmax(1).flip(-1)
+            total = total + F.interpolate(scores, x.shape[-2:], mode="bilinear")
+        masks.append(total.argmax(1).to(torch.uint8).cpu())
+    return torch.cat(masks)
+
+
+def measure_deeplab(profile: Profile) -> list[dict]:
+    """Its rows on every evaluated split."""
+    weights = train_deeplab(profile)
+
+    def make(folder: Path) -> None:
+        rows = []
+        for split in profile.data.evaluated:
+            images, _, truth = read_split(profile, split, masks=True)
+            row = row_of(profile, method_of(profile), split, predict(profile, images), truth)
+            seconds = read_manifest(weights)["seconds"]
+            rows.append(row | {"threshold": None, "crf": False, "seconds": seconds})
+        write_json(folder / "rows.json", rounded(rows))
+
+    recipe = {"weights": key_in(weights), "inference": profile.inference}
+    folder = artifact(profile.outputs / "measured", method_of(profile), recipe, make)
+    return read_json(folder / "rows.json")
