@@ -97,15 +97,17 @@ def run(options: argparse.Namespace) -> None:
     if root:  # a parameter of the notebooks, so that they say which data they saw
         parameters["OVERRIDES"].append(f"data_root={json.dumps(str(Path(root).resolve()))}")
         profile = load_profile(parameters["PROFILE"], parameters["OVERRIDES"])
-    absent = missing(profile)
-    for what, why in absent.items():
-        print(f"Cells that need {what} are left out: {why}")
+    said: set[str] = set()
     with locked(profile.outputs):
         if options.fresh and not options.only:
             delete(profile.outputs)
         profile.outputs.mkdir(parents=True, exist_ok=True)
         with tqdm(chosen, desc="notebooks", unit="notebook", position=0) as bar:
             for notebook in bar:
+                absent = missing(profile)  # asked anew: notebook 00 may download it
+                for what in absent.keys() - said:
+                    tqdm.write(f"Cells that need {what} are left out: {absent[what]}")
+                said |= absent.keys()
                 state = state_of(notebook, everything, parameters, absent)
                 executed = profile.outputs / notebook.path.name
                 if is_finished(executed, state) and not options.fresh:

@@ -96,9 +96,10 @@ class CAMNet(nn.Module):
 
 @torch.no_grad()
 def multi_scale_cam(
-    model: nn.Module, images: Tensor, *, scales: Sequence[float], flip: bool, activation: str
-) -> Tensor:
-    """Maps (B, K, H, W) at the pictures' own size, averaged over scales and mirror images.
+    model: nn.Module, images: Tensor, *, scales: Sequence[float], flip: bool, activation: str,
+    stride: int = 1,
+) -> Tensor:  # fmt: skip
+    """Maps (B, K, H / stride, W / stride), averaged over scales and mirror images.
 
     images: (B, 3, H, W) in [0, 1]. activation: "relu" (the classic CAM) or "sigmoid" (CLIMS, in
     [0, 1]), applied before averaging. Raises ValueError for an unknown activation or a bad scale.
@@ -108,13 +109,13 @@ def multi_scale_cam(
         raise ValueError(f"activation must be one of {sorted(activations)}, not {activation!r}")
     if not scales or min(scales) <= 0:
         raise ValueError(f"scales must be positive numbers, not {list(scales)}")
-    size, total, count = images.shape[-2:], 0, 0
+    size, total = images.shape[-2:], 0
     for scale in scales:
         to = [max(1, round(side * scale)) for side in size]
         scaled = F.interpolate(images, to, mode="bilinear", align_corners=False)
-        for mirror in (False, True) if flip else (False,):
-            maps = activations[activation](model(scaled.flip(-1) if mirror else scaled).float())
-            maps = maps.flip(-1) if mirror else maps
-            total = total + F.interpolate(maps, size, mode="bilinear", align_corners=False)
-            count += 1
-    return total / count
+        maps = activations[activation](model(scaled).float())
+        if flip:
+            maps = (maps + activations[activation](model(scaled.flip(-1)).float()).flip(-1)) / 2
+        total = total + F.interpolate(maps, [side // stride for side in size], mode="bilinear",
+                                      align_corners=False)  # fmt: skip
+    return total / len(scales)

@@ -18,8 +18,8 @@ from clims_lib.captions import cut_views
 from clims_lib.config import ROOT, Profile
 from clims_lib.download import SOURCES
 from clims_lib.pictures import digest_of
-from clims_lib.running import bar, device_of
-from clims_lib.splits import make_data, read_split, split_folder
+from clims_lib.running import bar, device_of, fits
+from clims_lib.splits import read_split, split_folder
 
 
 class CaptionBatches:
@@ -65,7 +65,8 @@ def make_clip(profile: Profile) -> Path:
         ).to(device, memory_format=torch.channels_last)  # fmt: skip
         state = load_checkpoint(folder)
         batches = CaptionBatches(profile, settings.batch)
-        with bar(settings.steps, "CLIP from captions", (state or {}).get("step", 0)) as progress:
+        with (bar(settings.steps, "CLIP from captions", (state or {}).get("step", 0)) as progress,
+              fits(device, "lower clip.batch")):  # fmt: skip
             losses = clip_model.train_clip(
                 model, batches, steps=settings.steps, lr=settings.lr, state=state,
                 save=lambda step, parts: save_checkpoint(folder, **parts), progress=progress,
@@ -106,7 +107,7 @@ def missing(profile: Profile) -> dict[str, str]:
         except FileNotFoundError as error:
             found["clip"] = str(error)
     drawn = profile.data.source == "miniworld"
-    if not drawn and not (make_data(profile) / "grounds.txt").is_file():
+    if not drawn and not (profile.data_root / "grounds.txt").is_file():
         found["grounds"] = "only MiniWorld knows what lies under every pixel"
     return found
 
@@ -127,7 +128,8 @@ def finetune_clip(profile: Profile) -> Path:
         common = {"steps": settings.steps, "lr": settings.lr, "batch_size": settings.batch,
                   "generator": torch.Generator().manual_seed(profile.seed)}  # fmt: skip
         texts = prompts.class_texts(profile.data.classes)
-        with bar(settings.steps, "finetuning CLIP") as progress:
+        with (bar(settings.steps, "finetuning CLIP") as progress,
+              fits(device_of(profile), "lower finetune.batch")):  # fmt: skip
             if settings.loss == "hinge":
                 replay = CaptionBatches(profile, settings.replay, salt=1)
                 losses = finetune.finetune_text_tower(

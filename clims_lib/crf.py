@@ -18,8 +18,25 @@ ABSENT_ENERGY = 1000.0  # exp(-1000) is 0: no message can bring an absent class 
 
 
 @torch.no_grad()
-def dense_crf(
-    unary,
+def dense_crf(unary, image, *, iterations=10, **kernels):
+    """Return the label probabilities Q (B, ..., L, H, W) of a dense CRF with Potts costs.
+
+    unary (B, ..., L, H, W): energies -log p; image (B, 3, H, W) in [0, 1], on the same device.
+    Dimensions between B and L, if any, are several problems on one and the same picture, which
+    share its kernels. Each iteration is Q <- softmax(-unary + sum_m w_m K_m Q), algorithm 1 of the
+    paper. kernels: message_kernel's keywords. ValueError for bad input.
+    """
+    _check(unary, image, iterations)
+    unary = unary.float()
+    kernel = message_kernel(image, **kernels)
+    q = (-unary).softmax(-3)
+    for _ in range(iterations):
+        messages = kernel(q.flatten(1, -3)).view_as(q)
+        q = (messages - unary).softmax(-3)
+    return q
+
+
+def message_kernel(
     image,
     *,
     gaussian_weight=3.0,
@@ -27,30 +44,24 @@ def dense_crf(
     bilateral_weight=10.0,
     bilateral_sxy=80.0,
     bilateral_srgb=13 / 255,
-    iterations=10,
     exact=None,
 ):
-    """Return the mean-field label probabilities Q (B, L, H, W) of a dense CRF with Potts costs.
+    """Return the function q (B, C, H, W) -> sum_m w_m K_m q of pictures (B, 3, H, W) in [0, 1].
 
-    unary (B, L, H, W): energies -log p; image (B, 3, H, W) in [0, 1], on the same device; sxy in
-    pixels, srgb in colour units of [0, 1]. exact: True computes the bilateral kernel for all pairs
-    of pixels, O(N^2); False filters on the permutohedral lattice, O(N), an approximation that
-    labels some pixels otherwise (1 to 4 % where maps are unsure everywhere, as pydensecrf's own
-    does); None is exact for at most 1024 pixels. A weight of 0 leaves its term out. Each iteration
-    is Q <- softmax(-unary + sum_m w_m K_m Q), algorithm 1 of the paper. ValueError for bad input.
+    sxy in pixels, srgb in colour units of [0, 1]; a weight of 0 leaves its term out. exact: True
+    computes the bilateral kernel for all pairs of pixels, O(N^2); False filters on the
+    permutohedral lattice, O(N), an approximation that labels some pixels otherwise (1 to 4 % where
+    maps are unsure everywhere, as pydensecrf's own does); None is exact for at most 1024 pixels.
+    Raises ValueError for scales that are not positive and negative weights.
     """
-    scales = {
-        "gaussian_sxy": gaussian_sxy,
-        "bilateral_sxy": bilateral_sxy,
-        "bilateral_srgb": bilateral_srgb,
-    }
-    weights = {"gaussian_weight": gaussian_weight, "bilateral_weight": bilateral_weight}
-    _check(unary, image, scales, weights, iterations)
-    unary, image = unary.float(), image.float()
-    height, width = unary.shape[-2:]
+    _check_scales(gaussian_sxy=gaussian_sxy, bilateral_sxy=bilateral_sxy,
+                  bilateral_srgb=bilateral_srgb)  # fmt: skip
+    _check_weights(gaussian_weight=gaussian_weight, bilateral_weight=bilateral_weight)
+    image = image.float()
+    height, width = image.shape[-2:]
     terms = []
     if gaussian_weight > 0:
-        kernel = _gaussian_kernel(height, width, gaussian_sxy, unary.device)
+        kernel = _gaussian_kernel(height, width, gaussian_sxy, image.device)
         terms.append((gaussian_weight, _normalised(kernel, image)))
     if bilateral_weight > 0:
         features = _features(image, bilateral_sxy, bilateral_srgb)
@@ -58,11 +69,7 @@ def dense_crf(
             exact = height * width <= EXACT_PIXELS
         kernel = _full_kernel(features) if exact else _lattice_kernel(features)
         terms.append((bilateral_weight, _normalised(kernel, image)))
-
-    q = (-unary).softmax(1)
-    for _ in range(iterations):
-        q = sum((weight * kernel(q) for weight, kernel in terms), start=-unary).softmax(1)
-    return q
+    return lambda q: sum((weight * kernel(q) for weight, kernel in terms), torch.zeros_like(q))
 
 
 def unary_from_cam(cam, threshold, sharpness=8.0):
@@ -114,12 +121,17 @@ def refine(image, cam, threshold, *, sharpness=8.0, **settings):
     single = cam.ndim == 3
     if single:
         image, cam = image[None], cam[None]
-    unary = unary_from_cam(cam, threshold, sharpness)
+    masks = refine_at(image, cam, [threshold], sharpness=sharpness, **settings)[:, 0]
+    return masks[0] if single else masks
+
+
+def refine_at(image, cam, thresholds, *, sharpness=8.0, **settings):
+    """`refine` at T thresholds for the price of few: uint8 (B, T, H, W)."""
     # Classes absent from every picture cost time and change nothing.
     present = [0] + [k + 1 for k in range(cam.shape[1]) if bool((cam[:, k] > 0).any())]
-    labels = torch.tensor(present, dtype=torch.uint8, device=unary.device)
-    mask = labels[dense_crf(unary[:, present], image, **settings).argmax(1)]
-    return mask[0] if single else mask
+    unary = [unary_from_cam(cam, t, sharpness)[:, present] for t in thresholds]
+    labels = torch.tensor(present, dtype=torch.uint8, device=cam.device)
+    return labels[dense_crf(torch.stack(unary, 1), image, **settings).argmax(-3)]
 
 
 def _normalised(kernel, image):
@@ -176,9 +188,9 @@ def _lattice_kernel(features):
     return kernel
 
 
-def _check(unary, image, scales, weights, iterations):
-    if unary.ndim != 4 or unary.shape[1] < 1 or min(unary.shape) < 1:
-        raise ValueError(f"unary must be (B, L, H, W), not {tuple(unary.shape)}")
+def _check(unary, image, iterations):
+    if unary.ndim < 4 or min(unary.shape) < 1:
+        raise ValueError(f"unary must be (B, ..., L, H, W), not {tuple(unary.shape)}")
     if tuple(image.shape) != (len(unary), 3, *unary.shape[-2:]):
         raise ValueError(
             f"image {tuple(image.shape)} does not fit unary {tuple(unary.shape)}: "
@@ -188,11 +200,17 @@ def _check(unary, image, scales, weights, iterations):
         raise ValueError("image must be floating point in [0, 1]: divide 8-bit pictures by 255")
     if not bool(unary.isfinite().all()):
         raise ValueError("unary holds nan or inf: clamp the energies first")
+    if iterations < 0 or int(iterations) != iterations:
+        raise ValueError(f"iterations must be a whole number of 0 or more, not {iterations}")
+
+
+def _check_scales(**scales):
     for name, value in scales.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive, not {value}")
+
+
+def _check_weights(**weights):
     for name, value in weights.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be 0 or more, not {value}")
-    if iterations < 0 or int(iterations) != iterations:
-        raise ValueError(f"iterations must be a whole number of 0 or more, not {iterations}")

@@ -12,14 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
-from tqdm.auto import tqdm
 
 from clims_lib.artifacts import (
     artifact,
     key_in,
     load_checkpoint,
     load_tensors,
-    read_json,
     read_manifest,
     save_checkpoint,
     save_tensors,
@@ -28,13 +26,13 @@ from clims_lib.artifacts import (
 from clims_lib.cam import CAMNet
 from clims_lib.clip_model import autocast
 from clims_lib.config import Profile
-from clims_lib.maps import make_pseudo_masks, read_pseudo_masks
-from clims_lib.measures import row_of
-from clims_lib.results import rounded
-from clims_lib.running import bar, device_of
+from clims_lib.masks import Predict, keep_segmentations, make_pseudo_masks, read_masks
+from clims_lib.measures import measure_masks
+from clims_lib.objectives import mask_loss
+from clims_lib.running import bar, device_of, fits
 from clims_lib.splits import read_sizes, read_split
 from clims_lib.stages import load_network, new_network, train_cam, unusual
-from clims_lib.training import MemoryBatches, mask_loss, train
+from clims_lib.training import MemoryBatches, train
 
 
 class DeepLab(nn.Module):
@@ -85,16 +83,19 @@ def train_deeplab(profile: Profile) -> Path:
         model = model.to(device, memory_format=torch.channels_last)
         images, labels, _ = read_split(profile, "train")
         batches = MemoryBatches(
-            images, labels, read_pseudo_masks(profile, masks, "train"), settings.batch,
+            images, labels, read_masks(profile, masks, "train"), settings.batch,
             profile.seed, read_sizes(profile, "train"), profile.augment.crop,
             profile.augment.resize,
         )  # fmt: skip
         state, per_epoch = load_checkpoint(folder), len(batches(0))
         done = (state or {}).get("epoch", 0) * per_epoch
-        with bar(settings.epochs * per_epoch, "DeepLab", done) as progress:
+        advice = "raise compute.accumulate, or lower deeplab.batch or augment.crop"
+        with (bar(settings.epochs * per_epoch, "DeepLab", done) as progress,
+              fits(device, advice)):  # fmt: skip
             history = train(
                 model, mask_loss(), batches, epochs=settings.epochs, lr=settings.lr,
                 head_lr_factor=settings.head_lr_factor, weight_decay=settings.weight_decay,
+                optimiser=profile.compute.optimiser,
                 state=state, save=lambda parts: save_checkpoint(folder, parts["epoch"], **parts),
                 progress=progress, accumulate=profile.compute.accumulate,
                 frozen_norm=profile.compute.frozen_norm, amp=not profile.compute.full_precision,
@@ -108,42 +109,40 @@ def train_deeplab(profile: Profile) -> Path:
     return artifact(profile.outputs / "weights", method_of(profile), recipe, make)
 
 
-def predict(profile: Profile, images: Tensor) -> Tensor:
-    """Masks uint8 (N, S, S) of pictures uint8 (N, 3, S, S), no labels given.
+def predictor(profile: Profile) -> Predict:
+    """The trained DeepLab: pictures uint8 (B, 3, S, S) -> masks uint8 (B, S, S), no labels given.
 
     Probabilities are averaged over the profile's scales and mirror images.
     """
-    model = new_deeplab(profile)
+    model, device = new_deeplab(profile), device_of(profile)
     model.load_state_dict(load_tensors(train_deeplab(profile) / "weights.safetensors"))
-    device = device_of(profile)
     model = model.to(device, memory_format=torch.channels_last).eval()
-    parts, masks = images.split(profile.inference.batch), []
-    for part in tqdm(parts, desc="DeepLab", leave=False, disable=len(images) <= 1000):
-        x, total = part.to(device).float() / 255, 0
+
+    @torch.no_grad()
+    def predict(images: Tensor) -> Tensor:
+        x, total = images.to(device).float() / 255, 0
         for scale in profile.deeplab.scales:
             to = [max(1, round(side * scale)) for side in x.shape[-2:]]
             scaled = F.interpolate(x, to, mode="bilinear", align_corners=False)
-            with torch.no_grad(), autocast(device, True):
+            with autocast(device, True), fits(device, "lower inference.batch"):
                 scores = model(scaled).float().softmax(1)
                 scores = scores + model(scaled.flip(-1)).float().softmax(1).flip(-1)
             total = total + F.interpolate(scores, x.shape[-2:], mode="bilinear")
-        masks.append(total.argmax(1).to(torch.uint8).cpu())
-    return torch.cat(masks)
+        return total.argmax(1).to(torch.uint8).cpu()
+
+    return predict
+
+
+def segment(profile: Profile, split: str) -> Path:
+    """The folder of DeepLab's masks of a split, <name>.png."""
+    weights = train_deeplab(profile)
+    return keep_segmentations(profile, method_of(profile), split, lambda: predictor(profile),
+                              weights)  # fmt: skip
 
 
 def measure_deeplab(profile: Profile) -> list[dict]:
     """Its rows on every evaluated split."""
-    weights = train_deeplab(profile)
-
-    def make(folder: Path) -> None:
-        rows = []
-        for split in profile.data.evaluated:
-            images, _, truth = read_split(profile, split, masks=True)
-            row = row_of(profile, method_of(profile), split, predict(profile, images), truth)
-            seconds = read_manifest(weights)["seconds"]
-            rows.append(row | {"threshold": None, "crf": False, "seconds": seconds})
-        write_json(folder / "rows.json", rounded(rows))
-
-    recipe = {"weights": key_in(weights), "inference": profile.inference}
-    folder = artifact(profile.outputs / "measured", method_of(profile), recipe, make)
-    return read_json(folder / "rows.json")
+    masks = {split: segment(profile, split) for split in profile.data.evaluated}
+    seconds = read_manifest(train_deeplab(profile))["seconds"]
+    return measure_masks(profile, method_of(profile), masks, threshold=None, crf=False,
+                         seconds=seconds)  # fmt: skip

@@ -52,7 +52,7 @@ SOURCES = {
     "RN50": _clip_source("RN50", 244),
     "resnet50": Source(_RESNET, "sha256", _RESNET.rpartition("-")[2].split(".")[0], 98),
 }
-UNPACKED = 2  # times its archive's size, about, for VOC and SBD
+UNPACKED = {"voc": "VOC2012", "sbd": "SBD"}  # the archives, and the folders they become
 
 
 def fetch(source: Source, folder: Path) -> Path:
@@ -157,22 +157,35 @@ def get_voc2012(data_root: Path, sources: dict[str, Source] = SOURCES) -> Path:
 
 def get_weights(data_root: Path, sources: dict[str, Source] = SOURCES) -> list[Path]:
     """CLIP and ResNet-50 in data_root/weights."""
-    names = [name for name in sources if name not in ("voc", "sbd")]
+    names = [name for name in sources if name not in UNPACKED]
     return [fetch(sources[name], Path(data_root) / "weights") for name in names]
 
 
-def check_space(folder: Path, sources: dict[str, Source] = SOURCES) -> str:
-    """Say what will be needed; raises ValueError when the disk has less."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    archives = sum(source.megabytes for source in sources.values())
-    unpacked = UNPACKED * sum(sources[name].megabytes for name in ("voc", "sbd"))
-    need, free = archives + unpacked, shutil.disk_usage(folder).free >> 20
+def get_all(data_root: Path, sources: dict[str, Source] = SOURCES) -> Path:
+    """Whatever is not there yet of VOC2012 and all weights; returns VOC2012's folder."""
+    print(check_space(data_root, sources))
+    root = get_voc2012(data_root, sources)
+    get_weights(data_root, sources)
+    return root
+
+
+def check_space(data_root: Path, sources: dict[str, Source] = SOURCES) -> str:
+    """Say what is still to come; raises ValueError when the disk has less room than that."""
+    data_root = Path(data_root)
+    data_root.mkdir(parents=True, exist_ok=True)
+    archives = unpacked = 0
+    for name, source in sources.items():
+        target = data_root / UNPACKED.get(name, f"weights/{source.filename}")
+        if not target.exists():
+            unpacked += 2 * source.megabytes if name in UNPACKED else 0  # about
+            if not (data_root / "downloads" / source.filename).is_file():
+                archives += source.megabytes
+    need, free = archives + unpacked, shutil.disk_usage(data_root).free >> 20
     said = f"{archives:,} MB to download, {need:,} MB on disk with what is unpacked"
     if free < need:
-        raise ValueError(f"{said}, but {folder} has only {free:,} MB free: "
+        raise ValueError(f"{said}, but {data_root} has only {free:,} MB free: "
                          "choose another disk with --data-root")  # fmt: skip
-    return f"{said} ({free:,} MB are free at {folder})"
+    return f"{said} ({free:,} MB are free at {data_root})"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -183,11 +196,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="default: data")
     options = parser.parse_args(arguments)
     try:
-        print(check_space(options.data_root))
         if options.what == "voc2012":
-            print(get_voc2012(options.data_root))
-        for path in get_weights(options.data_root):
-            print(path)
+            print(get_all(options.data_root))
+        else:
+            print(*get_weights(options.data_root), sep="\n")
     except (ValueError, ConnectionError) as error:
         print(f"download: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
-"""Turn class activation maps into masks, and choose the background threshold on a list of pictures.
+"""Turn class activation maps into masks, and score all background thresholds at once.
 
-Every function takes any number of leading batch dimensions; lists hold pictures of any sizes.
+Every function takes any number of leading batch dimensions.
 """
 
 import torch
@@ -38,57 +38,40 @@ def cam_to_mask(cam, threshold):
     cam (..., K, H, W) in [0, 1] -> uint8 (..., H, W), 0 = background; threshold in [0, 1] is the
     score of the background (the paper takes 0.15 on VOC).
     """
-    strongest, winner = _winner(torch.as_tensor(cam))
-    return torch.where(strongest > threshold, winner, torch.zeros_like(winner)).to(torch.uint8)
+    strongest, winner = torch.as_tensor(cam).max(-3)
+    return torch.where(strongest > threshold, winner + 1, 0).to(torch.uint8)
 
 
-def threshold_curve(cams, labels, truths, thresholds, how="max"):
-    """mIoU of the masks at every threshold, over a list of pictures, in one pass.
+def threshold_counts(cam, truth, thresholds, labels, num_labels):
+    """Count pixels for the confusion matrices at all T thresholds, in one pass.
 
-    cams: list of (K, h, w); labels: list of (K,); truths: list of masks (h, w), 255 ignored;
-    thresholds: T rising numbers. Returns float64 (T,). A pixel turns from its strongest class to
-    background as the threshold rises, so one histogram over (true label, strongest class, number
-    of thresholds passed) holds all T confusion matrices.
+    cam (..., K, H, W) in [0, 1]; truth: whole numbers (..., H, W), 255 ignored; thresholds: rising;
+    labels (K,): which label each map stands for. A pixel turns from its strongest class to
+    background as the threshold rises, so one histogram int64 (num_labels, num_labels, T + 1) over
+    (true label, strongest class, number of thresholds passed) holds all T matrices. Counts add up
+    over pictures; `threshold_curve` turns them into scores.
     """
-    thresholds = torch.as_tensor(thresholds, dtype=torch.float32)
-    if thresholds.ndim != 1 or not len(thresholds) or bool((thresholds.diff() <= 0).any()):
+    thresholds, steps = torch.as_tensor(thresholds, dtype=torch.float32), len(thresholds) + 1
+    cam, truth = torch.as_tensor(cam), torch.as_tensor(truth)
+    if thresholds.ndim != 1 or steps == 1 or bool((thresholds.diff() <= 0).any()):
         raise ValueError(f"thresholds must be a rising list of numbers, not {thresholds.tolist()}")
-    if not len(cams) or not len(cams) == len(labels) == len(truths):
-        raise ValueError(
-            f"{len(cams)} cams, {len(labels)} labels and {len(truths)} truths: need one of each "
-            "for every picture, and at least one picture"
-        )
-    num_labels, steps = len(cams[0]) + 1, len(thresholds) + 1
-    counts = torch.zeros(num_labels * num_labels * steps, dtype=torch.long)
-    for i, (cam, label, truth) in enumerate(zip(cams, labels, truths, strict=True)):
-        cam, truth = normalise_cam(cam, label, how).cpu(), torch.as_tensor(truth).long().cpu()
-        if len(cam) != num_labels - 1 or cam.shape[1:] != truth.shape:
-            raise ValueError(
-                f"picture {i}: cam {tuple(cam.shape)} does not fit the truth {tuple(truth.shape)} "
-                f"and {num_labels - 1} classes; resize the cam to the picture first"
-            )
-        strongest, winner = _winner(cam)
-        passed = torch.bucketize(strongest, thresholds)  # number of thresholds below the score
-        if bool(((truth >= num_labels) & (truth != IGNORE)).any()):
-            raise ValueError(f"picture {i}: truth holds labels over {num_labels - 1}")
-        index = (truth * num_labels + winner) * steps + passed
-        counts += torch.bincount(index[truth != IGNORE], minlength=len(counts))
-    counts = counts.view(num_labels, num_labels, steps)
-    scores = [miou(_confusion_at(counts, t)) for t in range(len(thresholds))]
-    return torch.tensor(scores, dtype=torch.float64)
-
-
-def best_threshold(cams, labels, truths, thresholds, how="max"):
-    """Return (threshold, miou): the highest mIoU over the pictures (arguments: threshold_curve)."""
-    curve = threshold_curve(cams, labels, truths, thresholds, how)
-    best = int(curve.argmax())
-    return float(thresholds[best]), float(curve[best])
-
-
-def _winner(cam):
-    """Score and label (1..K) of each pixel's strongest class; (..., K, H, W) -> (..., H, W)."""
+    if truth.shape != cam.shape[:-3] + cam.shape[-2:] or len(labels) != cam.shape[-3]:
+        raise ValueError(f"cam {tuple(cam.shape)} does not fit the truth {tuple(truth.shape)} and "
+                         f"{len(labels)} labels; resize the cam to the picture first")  # fmt: skip
+    if bool(((truth >= num_labels) & (truth != IGNORE)).any()):
+        raise ValueError(f"truth holds labels over {num_labels - 1}")
     strongest, winner = cam.max(-3)
-    return strongest, winner + 1
+    counted = truth != IGNORE
+    winner = torch.tensor([int(k) for k in labels])[winner[counted]]
+    passed = torch.bucketize(strongest[counted], thresholds)  # how many lie below the score
+    index = (truth[counted].long() * num_labels + winner) * steps + passed
+    counts = torch.bincount(index, minlength=num_labels * num_labels * steps)
+    return counts.view(num_labels, num_labels, steps)
+
+
+def threshold_curve(counts):
+    """mIoU at every threshold, a list of floats, of what `threshold_counts` counted."""
+    return [miou(_confusion_at(counts, t)) for t in range(counts.shape[-1] - 1)]
 
 
 def _confusion_at(counts, t):

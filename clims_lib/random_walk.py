@@ -9,9 +9,11 @@ linearly with the picture.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from clims_lib.metrics import IGNORE
 
@@ -99,6 +101,39 @@ def affinity_loss(values: Tensor, labels: Tensor, steps: list[tuple[int, int]]) 
         if bool(pairs.any()):
             loss = loss - weight * right[pairs].float().clamp(min=1e-5).log().mean()
     return loss
+
+
+def train_head(
+    head: AffinityHead, draw: Callable[[Tensor], tuple[list[Tensor], Tensor]], count: int,
+    neighbours: list[tuple[int, int]], *, steps: int, batch: int, lr: float, generator: Generator,
+    state: dict | None = None, save: Callable[[dict], None] | None = None, progress=None,
+) -> list[float]:  # fmt: skip
+    """Train an affinity head with Adam; returns the loss of every step.
+
+    draw(numbers) -> the backbone's features of those of `count` pictures and their sure labels
+    uint8 (batch, h, w); neighbours: `offsets`. `state` is what `save` was last given, every 100
+    steps.
+    """
+    optimiser, history = torch.optim.Adam(head.parameters(), lr=lr), []
+    if state:
+        head.load_state_dict(state["head"])
+        optimiser.load_state_dict(state["optimiser"])
+        generator.set_state(state["generator"])
+        history = list(state["history"])
+    for step in range(len(history), steps):
+        with torch.no_grad():
+            stages, labels = draw(torch.randint(count, (batch,), generator=generator))
+        loss = affinity_loss(affinity(head(stages), neighbours), labels, neighbours)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        history.append(loss.item())
+        if progress:
+            progress(loss=history[-1])
+        if save and step % 100 == 99:
+            save({"head": head, "optimiser": optimiser, "generator": generator,
+                  "history": history})  # fmt: skip
+    return history
 
 
 @torch.no_grad()

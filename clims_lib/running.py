@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -18,6 +19,15 @@ def device_of(profile: Profile) -> torch.device:
     """The profile's device; "auto" is a GPU where there is one."""
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(auto if profile.device == "auto" else profile.device)
+
+
+@contextlib.contextmanager
+def fits(device: torch.device, advice: str) -> Iterator[None]:
+    """Turn a GPU's running out of memory into a RuntimeError that says which setting to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(f"{device} has too little memory: {advice}") from error
 
 
 def side_by_side(stage: Callable[[Profile, str], Path], profile: Profile, names: list[str]) -> None:

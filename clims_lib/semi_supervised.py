@@ -19,7 +19,6 @@ from clims_lib.artifacts import (
     key_in,
     load_checkpoint,
     load_tensors,
-    read_json,
     read_manifest,
     save_checkpoint,
     save_tensors,
@@ -28,11 +27,10 @@ from clims_lib.artifacts import (
 from clims_lib.cam import MEAN, STD
 from clims_lib.clip_model import autocast
 from clims_lib.config import Profile, did_you_mean
-from clims_lib.maps import make_pseudo_masks, read_pseudo_masks
-from clims_lib.measures import row_of
+from clims_lib.masks import Predict, keep_segmentations, make_pseudo_masks, read_masks
+from clims_lib.measures import measure_masks
 from clims_lib.pictures import random_crops
-from clims_lib.results import rounded
-from clims_lib.running import device_of
+from clims_lib.running import device_of, fits
 from clims_lib.settings import Augment
 from clims_lib.splits import read_sizes, read_split, split_folder
 from clims_lib.stages import load_network, new_network, train_cam, unusual
@@ -119,13 +117,14 @@ def train_cct(profile: Profile, method: str) -> Path:
         )  # fmt: skip
         weak = None
         if consistent or pseudo:
-            masks = read_pseudo_masks(profile, source, "train_weak") if source else None
+            masks = read_masks(profile, source, "train_weak") if source else None
             weak = _batches(
                 read_split(profile, "train_weak")[0], read_sizes(profile, "train_weak"), masks,
                 profile.augment, size=settings.batch_weak, steps=settings.steps,
                 seed=profile.seed + 1,
             )  # fmt: skip
-        with tqdm(total=settings.steps, desc=method) as bar:
+        advice = "lower cct.batch_labelled, cct.batch_weak or augment.crop"
+        with tqdm(total=settings.steps, desc=method) as bar, fits(device_of(profile), advice):
             history = cct.train_cct(
                 model, labelled, weak, steps=settings.steps, lr=settings.lr,
                 weight_decay=settings.weight_decay, state=load_checkpoint(folder),
@@ -155,31 +154,32 @@ def load_cct(profile: Profile, method: str) -> cct.CCT:
     return model.to(device_of(profile), memory_format=torch.channels_last).eval()
 
 
-@torch.no_grad()
-def predict(profile: Profile, method: str, images: Tensor) -> Tensor:
-    """Masks uint8 (N, H, W) of pictures uint8 (N, 3, H, W), no labels given; mirrored and not."""
-    device, model = device_of(profile), load_cct(profile, method)
-    masks = []
-    for part in images.split(profile.inference.batch):
-        x = normalise(part.to(device).float() / 255)
-        with autocast(device, True):
+def predictor(profile: Profile, method: str) -> Predict:
+    """A trained CCT: pictures uint8 (B, 3, H, W) -> masks uint8 (B, H, W), no labels given.
+
+    Probabilities are averaged over picture and mirror image.
+    """
+    model, device = load_cct(profile, method), device_of(profile)
+
+    @torch.no_grad()
+    def predict(images: Tensor) -> Tensor:
+        x = normalise(images.to(device).float() / 255)
+        with autocast(device, True), fits(device, "lower inference.batch"):
             scores = model(x).softmax(1) + model(x.flip(-1)).softmax(1).flip(-1)
-        masks.append(scores.argmax(1).to(torch.uint8).cpu())
-    return torch.cat(masks)
+        return scores.argmax(1).to(torch.uint8).cpu()
+
+    return predict
+
+
+def segment(profile: Profile, method: str, split: str) -> Path:
+    """The folder of a semi-supervised method's masks of a split, <name>.png."""
+    weights = train_cct(profile, method)
+    return keep_segmentations(profile, method, split, lambda: predictor(profile, method), weights)
 
 
 def measure_cct(profile: Profile, method: str) -> list[dict]:
     """Rows of one semi-supervised method on val and test."""
-    weights = train_cct(profile, method)
-
-    def make(folder: Path) -> None:
-        rows = []
-        for split in profile.data.evaluated:
-            images, _, truth = read_split(profile, split, masks=True)
-            row = row_of(profile, method, split, predict(profile, method, images), truth)
-            seconds = read_manifest(weights)["seconds"]
-            rows.append(row | {"threshold": None, "crf": False, "seconds": seconds})
-        write_json(folder / "rows.json", rounded(rows))
-
-    recipe = {"weights": key_in(weights)}
-    return read_json(artifact(profile.outputs / "measured", method, recipe, make) / "rows.json")
+    masks = {split: segment(profile, method, split) for split in profile.data.evaluated}
+    seconds = read_manifest(train_cct(profile, method))["seconds"]
+    return measure_masks(profile, method, masks, threshold=None, crf=False,
+                         seconds=seconds)  # fmt: skip

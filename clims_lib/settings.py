@@ -78,6 +78,7 @@ class Compute:
     frozen_norm: bool
     full_precision: bool
     frozen_stages: int
+    optimiser: Literal["adamw", "sgd"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Cam:
     longer_epochs: int
     batch: int
     lr: float
+    head_lr_factor: float
     weight_decay: float
     area_weight: float
 
@@ -109,6 +111,7 @@ class Puzzle:
     epochs: int
     batch: int
     lr: float
+    head_lr_factor: float
     weight_decay: float
 
 
@@ -126,6 +129,7 @@ class Clims:
 class Inference:
     scales: tuple[float, ...]
     flip: bool
+    stride: int
     batch: int
     thresholds: tuple[float, ...]
     chosen_on: int

@@ -11,6 +11,7 @@ from torch import Tensor
 from clims_lib import miniworld
 from clims_lib.artifacts import artifact, load_tensors, save_tensors
 from clims_lib.config import Profile
+from clims_lib.metrics import IGNORE
 from clims_lib.pictures import FILL, digest_of, in_order, read_array, sizes_path, write_array
 from clims_lib.voc import VOCFolder, has_list
 
@@ -30,7 +31,9 @@ def make_data(profile: Profile) -> Path:
 
 
 @lru_cache(maxsize=32)  # reading VOC's lists of labels takes a while, and every key asks for them
-def open_split(profile: Profile, split: str, masks: bool = False) -> VOCFolder:
+def open_split(
+    profile: Profile, split: str, masks: bool = False, labels: bool = True
+) -> VOCFolder:
     """One of train, val, test, train_labelled and train_weak, as a VOCFolder.
 
     "train" is the list `data.train_list`. A data set without train_labelled has its first
@@ -41,7 +44,7 @@ def open_split(profile: Profile, split: str, masks: bool = False) -> VOCFolder:
     parts = ("train_labelled", "train_weak")
     derived = split in parts and not has_list(root, split)
     name = data.train_list if split == "train" or derived else split
-    folder = VOCFolder(root, name, data.classes, masks=masks)
+    folder = VOCFolder(root, name, data.classes, masks=masks, labels=labels)
     expected = getattr(data, name if name in ("val", "test") else "train")
     if expected and split in ("train", "val", "test") and len(folder) != expected:
         raise ValueError(f"{root}: the list {name} has {len(folder)} pictures, not {expected}")
@@ -53,39 +56,42 @@ def open_split(profile: Profile, split: str, masks: bool = False) -> VOCFolder:
 
 
 def split_folder(profile: Profile, split: str, kind: str = "images") -> Path:
-    """The artifact of a split's images and labels, or of its masks (kind="masks")."""
-    data = open_split(profile, split, masks=kind == "masks")
+    """The artifact of a split's images, its labels or its masks (kind)."""
+    data = open_split(profile, split, masks=kind == "masks", labels=kind != "images")
     size, count = profile.data.size, len(data)
-    where = data.root / ("JPEGImages" if kind == "images" else "SegmentationClass")
 
     def make(folder: Path) -> None:
-        def image(i):
-            return data.image(i).numpy()
-
-        read, fill = (image, FILL) if kind == "images" else (lambda i: data[i].mask.numpy(), (255,))
-        arrays = in_order(read, count, f"{split} {kind}")
-        write_array(folder / f"{kind}.npy", arrays, count, size, fill)
-        if kind == "images":
+        if kind == "labels":
             labels = torch.stack([data.label(i) for i in range(count)])
             save_tensors(folder / "labels.safetensors", {"labels": labels})
+            return
+        read, fill = ((lambda i: data.image(i).numpy(), FILL) if kind == "images"
+                      else (lambda i: data[i].mask.numpy(), (IGNORE,)))  # fmt: skip
+        arrays = in_order(read, count, f"{split} {kind}")
+        write_array(folder / f"{kind}.npy", arrays, count, size, fill)
 
-    suffix = ".jpg" if kind == "images" else ".png"
-    files = [path for n in data.names if (path := where / f"{n}{suffix}").is_file()]
+    where, suffix = ("JPEGImages", ".jpg") if kind == "images" else ("SegmentationClass", ".png")
+    files = [path for n in data.names if (path := data.root / where / f"{n}{suffix}").is_file()]
     recipe = {"names": list(data.names), "classes": list(data.classes), "size": size,
               "files": digest_of(files)}  # fmt: skip
     return artifact(profile.outputs / "splits", f"{split}_{kind}", recipe, make)
 
 
+def read_images(profile: Profile, split: str) -> Tensor:
+    """Pictures uint8 (N, 3, S, S), mapped from disk: a split may be larger than the memory."""
+    return read_array(split_folder(profile, split) / "images.npy")
+
+
 def read_split(profile: Profile, split: str, masks: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """A split: images uint8 (N, 3, S, S), labels (N, K), masks uint8 (N, S, S) or None.
 
-    Images and masks are mapped from disk, so that a split may be larger than the memory. Stages
-    that learn from image-level labels leave `masks` False: they never open one.
+    Images and masks are mapped from disk. Stages that learn from image-level labels leave `masks`
+    False: they never open one.
     """
-    folder = split_folder(profile, split)
+    folder = split_folder(profile, split, "labels")
     labels = load_tensors(folder / "labels.safetensors")["labels"]
     truth = read_array(split_folder(profile, split, "masks") / "masks.npy") if masks else None
-    return read_array(folder / "images.npy"), labels, truth
+    return read_images(profile, split), labels, truth
 
 
 def read_sizes(profile: Profile, split: str) -> Tensor:

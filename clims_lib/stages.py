@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from clims_lib import clip_model, training
+from clims_lib import clip_model, objectives, training
 from clims_lib.artifacts import (
     artifact,
     folder_of,
@@ -26,7 +26,7 @@ from clims_lib.cam import CAMNet
 from clims_lib.clip_stages import clip_texts, finetune_clip
 from clims_lib.config import ROOT, Profile, did_you_mean
 from clims_lib.download import SOURCES
-from clims_lib.running import bar, device_of
+from clims_lib.running import bar, device_of, fits
 from clims_lib.settings import Compute
 from clims_lib.splits import read_sizes, read_split, split_folder
 from clims_lib.team import ALONE, Team
@@ -89,7 +89,8 @@ def load_network(profile: Profile, method: str) -> CAMNet:
 
 def unusual(profile: Profile) -> dict:
     """The settings of `compute` that are not as usual, for a recipe; the others change nothing."""
-    usual = Compute(accumulate=1, frozen_norm=False, full_precision=False, frozen_stages=0)
+    usual = Compute(accumulate=1, frozen_norm=False, full_precision=False, frozen_stages=0,
+                    optimiser="adamw")  # fmt: skip
     return {k: v for k, v in asdict(profile.compute).items() if v != getattr(usual, k)}
 
 
@@ -119,11 +120,14 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
         )  # fmt: skip
         per_epoch = len(batches(0))
         done = (state or {}).get("epoch", 0) * per_epoch
-        with bar(settings["epochs"] * per_epoch, method, done) as progress:
+        advice = (f"raise compute.accumulate (now {profile.compute.accumulate}), or lower "
+                  f"{_section(method)}.batch (now {settings['batch']}) or augment.crop")
+        with (bar(settings["epochs"] * per_epoch, method, done) as progress,
+              fits(device, advice)):  # fmt: skip
             history = training.train(
                 model, _cam_loss(profile, method), batches, epochs=settings["epochs"],
                 lr=settings["lr"], weight_decay=settings["weight_decay"],
-                head_lr_factor=settings.get("head_lr_factor", 1.0),
+                head_lr_factor=settings["head_lr_factor"], optimiser=profile.compute.optimiser,
                 clip_norm=settings.get("clip_norm", 0.0), state=state, team=team,
                 accumulate=profile.compute.accumulate, frozen_norm=profile.compute.frozen_norm,
                 amp=not profile.compute.full_precision,
@@ -160,30 +164,37 @@ def _keep_maps(profile: Profile, folder: Path):
     return watch
 
 
-def _cam_settings(profile: Profile, method: str) -> dict:
+def _section(method: str) -> str:
+    """The section of the profile that has the method's schedule."""
     if method == "puzzle_cam":
-        return asdict(profile.puzzle)
-    if method in ("clims", "cam_area", *ABLATIONS):
+        return "puzzle"
+    return "clims" if method in ("clims", "cam_area", *ABLATIONS) else "cam"
+
+
+def _cam_settings(profile: Profile, method: str) -> dict:
+    section = _section(method)
+    if section != "cam":
         area = {"area_weight": profile.cam.area_weight} if method == "cam_area" else {}
-        return asdict(profile.clims) | area
+        return asdict(getattr(profile, section)) | area
     epochs = profile.cam.longer_epochs if method == "cam_longer" else profile.cam.epochs
     return {"epochs": epochs, "batch": profile.cam.batch, "lr": profile.cam.lr,
+            "head_lr_factor": profile.cam.head_lr_factor,
             "weight_decay": profile.cam.weight_decay}  # fmt: skip
 
 
-def _cam_loss(profile: Profile, method: str) -> training.Loss:
+def _cam_loss(profile: Profile, method: str) -> objectives.Loss:
     if method == "puzzle_cam":
         puzzle = profile.puzzle
-        return training.puzzle_loss(
+        return objectives.puzzle_loss(
             tiles=puzzle.tiles, alpha=puzzle.alpha, ramp=puzzle.alpha_ramp
         )
     if method == "full_masks":
-        return training.full_mask_loss(len(profile.data.classes))
+        return objectives.full_mask_loss(len(profile.data.classes))
     if method in ("cam", "cam_longer", "cam_area"):
-        return training.cam_loss(profile.cam.area_weight if method == "cam_area" else 0.0)
+        return objectives.cam_loss(profile.cam.area_weight if method == "cam_area" else 0.0)
     model = clip_model.load_clip(finetune_clip(profile) / "clip.pt", device_of(profile))
     form = profile.losses
-    return training.clims_training_loss(
+    return objectives.clims_training_loss(
         clip_model.image_encoder(model), *clip_texts(profile, model),
         weights=loss_weights(profile, method),
         cbs_threshold=form.cbs_threshold if form.cbs_form == "thresholded" else None,

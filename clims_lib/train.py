@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -35,14 +37,20 @@ def train_here(profile: Profile, method: str) -> Path:
     return train_cam(profile, method, here(profile))
 
 
-def train_on_all_gpus(profile: Profile, method: str) -> Path:
-    """From a notebook: `train_cam`, on every GPU of this machine when it has several."""
+def train_on_all_gpus(profile: Profile, methods: Iterable[str]) -> None:
+    """From a notebook that has not used a GPU yet: train on all GPUs of this machine, one method
+    after the other. With one GPU or none it does nothing; `train_cam` trains what is not there."""
     count = torch.cuda.device_count() if profile.device != "cpu" else 0
-    if count > 1 and not torch.cuda.is_initialized():  # else processes cannot be forked any more
-        from accelerate import notebook_launcher
+    if count < 2:
+        return
+    if torch.cuda.is_initialized():  # processes cannot be forked any more
+        warnings.warn("this process already uses a GPU, so training goes on with one: restart the "
+                      "kernel to use all", stacklevel=2)  # fmt: skip
+        return
+    from accelerate import notebook_launcher
 
+    for method in methods:
         notebook_launcher(train_here, (profile, method), num_processes=count)
-    return train_cam(profile, method)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,8 +1,6 @@
-"""Training CAM networks: one loop, and one short loss for each method.
+"""The training loop of all CAM networks, on one process or on many, and the batches it takes.
 
-cam: image-level labels only. puzzle_cam: whole and tiles must agree (Jo and Yu, ICIP 2021).
-clims: CLIP judges what the maps cut out. full_masks: the ceiling, not weakly supervised.
-Each `*_loss` makes a function (network, batch, progress in [0, 1]) -> (loss, its parts).
+What is minimised comes from objectives.py.
 """
 
 from __future__ import annotations
@@ -12,148 +10,33 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clims_lib.clip_model import autocast
-from clims_lib.clip_model import normalise as normalise_for_clip
-from clims_lib.losses import area_loss, clims_loss, similarities
+from clims_lib.objectives import Batch, Loss
 from clims_lib.pictures import random_crops
 from clims_lib.team import ALONE, Team
-
-Batch = tuple[Tensor, Tensor, Tensor | None]  # images (B,3,H,W) in [0,1], labels (B,K), masks
-Loss = Callable[[nn.Module, Batch, float], tuple[Tensor, dict[str, Tensor]]]
-
-
-def pooled_scores(scores: Tensor) -> Tensor:
-    """Global average pooling of score maps: (B, K, h, w) -> (B, K)."""
-    return scores.float().mean((2, 3))
-
-
-def cam_loss(area_weight: float = 0.0) -> Loss:
-    """Binary cross entropy of the pooled scores with the image-level labels: the classic CAM.
-
-    area_weight > 0 adds L_REG of the maps' sigmoid: the control without any language.
-    """
-
-    def loss(model: nn.Module, batch: Batch, progress: float):
-        images, labels, _ = batch
-        scores = model(images)
-        parts = {"bce": F.binary_cross_entropy_with_logits(pooled_scores(scores), labels)}
-        if not area_weight:
-            return parts["bce"], parts
-        parts["reg"] = area_loss(scores.sigmoid())
-        return parts["bce"] + area_weight * parts["reg"], parts
-
-    return loss
-
-
-def cut_tiles(x: Tensor, n: int) -> Tensor:
-    """(B, C, H, W) -> (n * n * B, C, H / n, W / n), tiles row by row. ValueError: no clean cut."""
-    if x.shape[2] % n or x.shape[3] % n:
-        raise ValueError(f"{tuple(x.shape[2:])} cannot be cut into {n} x {n} equal tiles")
-    return torch.cat([t for row in x.chunk(n, 2) for t in row.chunk(n, 3)])
-
-
-def join_tiles(x: Tensor, n: int) -> Tensor:
-    """The inverse of `cut_tiles`."""
-    tiles = x.chunk(n * n)
-    return torch.cat([torch.cat(tiles[r * n : (r + 1) * n], 3) for r in range(n)], 2)
-
-
-def puzzle_loss(*, tiles: int, alpha: float, ramp: float) -> Loss:
-    """BCE(whole) + BCE(joined tiles) + alpha(t) mean |A - A_joined| on the present classes.
-
-    alpha rises linearly from 0 over the first `ramp` of training.
-    """
-
-    def loss(model: nn.Module, batch: Batch, progress: float):
-        images, labels, _ = batch
-        whole = model(images).float()
-        joined = join_tiles(model(cut_tiles(images, tiles)).float(), tiles)
-        present = labels[:, :, None, None]
-        parts = {
-            "bce": F.binary_cross_entropy_with_logits(pooled_scores(whole), labels),
-            "bce_tiles": F.binary_cross_entropy_with_logits(pooled_scores(joined), labels),
-            "puzzle": ((whole.relu() - joined.relu()).abs() * present).mean(),
-        }
-        weight = alpha * min(1.0, progress / ramp)
-        return parts["bce"] + parts["bce_tiles"] + weight * parts["puzzle"], parts
-
-    return loss
-
-
-def clims_training_loss(
-    encode: Callable[[Tensor], Tensor], class_text: Tensor, background_text: Tensor, *,
-    weights: tuple[float, float, float, float], cbs_threshold: float | None = None,
-) -> Loss:  # fmt: skip
-    """The CLIMS loss (Eq. 6) of the network's maps; texts are encoded once, by the caller."""
-
-    def loss(model: nn.Module, batch: Batch, progress: float):
-        images, labels, _ = batch
-        cams = model(images).float().sigmoid()
-        measured = similarities(
-            encode, normalise_for_clip(images), cams, labels, class_text, background_text
-        )
-        return clims_loss(*measured, cams, labels, weights=weights, cbs_threshold=cbs_threshold)
-
-    return loss
-
-
-def full_mask_loss(num_classes: int) -> Loss:
-    """Binary cross entropy at every pixel but the borders (255): what masks would buy."""
-
-    def loss(model: nn.Module, batch: Batch, progress: float):
-        images, _, masks = batch
-        if masks is None:
-            raise ValueError("full_masks needs the masks: read the data set with masks=True")
-        scores = F.interpolate(
-            model(images).float(), masks.shape[-2:], mode="bilinear", align_corners=False
-        )
-        known = masks != 255
-        classes = torch.arange(1, num_classes + 1, device=masks.device).view(-1, 1, 1)
-        target = (masks[:, None] == classes).float()
-        bce = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
-        part = (bce * known[:, None]).sum() / (known.sum() * num_classes).clamp(min=1)
-        return part, {"bce": part}
-
-    return loss
-
-
-def mask_loss() -> Loss:
-    """Cross entropy of label scores (B, K + 1, H, W) with masks (B, H, W), 255 left out."""
-
-    def loss(model: nn.Module, batch: Batch, progress: float):
-        images, _, masks = batch
-        entropy = F.cross_entropy(model(images).float(), masks.long(), ignore_index=255)
-        return entropy, {"ce": entropy}
-
-    return loss
 
 
 def train(
     model: nn.Module, loss: Loss, batches: Callable[[int], list[Batch]], *, epochs: int, lr: float,
     head_lr_factor: float = 1.0, weight_decay: float = 1e-4, clip_norm: float = 0.0,
-    amp: bool = True, accumulate: int = 1, frozen_norm: bool = False, team: Team = ALONE,
-    state: dict | None = None, save: Callable[[dict], None] | None = None,
+    optimiser: str = "adamw", amp: bool = True, accumulate: int = 1, frozen_norm: bool = False,
+    team: Team = ALONE, state: dict | None = None, save: Callable[[dict], None] | None = None,
     progress=None, watch: Callable[[int, nn.Module], None] | None = None,
 ) -> list[dict[str, float]]:  # fmt: skip
-    """Train with AdamW and a cosine schedule; returns the mean loss parts of every epoch.
+    """Train a network with a `head` and a `backbone`; returns the mean loss parts of every epoch.
 
     batches(epoch) -> an iterable of batches of known length, drawn from the epoch's own seed, so a
-    run resumed from `state` (what `save` was last given) ends in the same weights. accumulate: in
-    how many pieces a batch goes through the network (small cards); frozen_norm: batch normalisation
-    keeps its running statistics, so that neither pieces nor processes change a gradient; team: the
-    processes that share each batch. `watch` is called after every epoch: maps through time. Raises
-    FloatingPointError when the loss diverges, RuntimeError when the memory of the GPU is too small.
+    run resumed from `state` (what `save` was last given) ends in the same weights. optimiser: see
+    `new_optimiser`. accumulate: in how many pieces a batch goes through the network (small cards);
+    frozen_norm: batch normalisation keeps its running statistics, so that neither pieces nor
+    processes change a gradient; team: the processes that share each batch. `watch` is called after
+    every epoch: maps through time. Raises FloatingPointError when the loss diverges.
     """
     device = next(model.parameters()).device
-    head = list(model.head.parameters())
-    body = [p for p in model.parameters() if all(p is not h for h in head)]
-    groups = [{"params": body, "lr": lr}, {"params": head, "lr": lr * head_lr_factor}]
-    optimiser = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
-    objects = {"model": model, "optimiser": optimiser, "schedule": schedule}
+    stepper = new_optimiser(model, optimiser, lr, head_lr_factor, weight_decay)
+    objects = {"model": model, "optimiser": stepper}
     start, history = 0, []
     if state:
         start, history = state["epoch"], state["history"]
@@ -165,19 +48,15 @@ def train(
             freeze_norm(model.backbone)
         sums, todo = {}, batches(epoch)
         for i, batch in enumerate(prefetch(todo, device)):
-            optimiser.zero_grad()
+            done = (epoch + i / len(todo)) / epochs
+            for group in stepper.param_groups:
+                group["lr"] = group["first_lr"] * DECAYS[optimiser](epoch / epochs, done)
+            stepper.zero_grad()
             values: dict[str, float] = {}
             for piece, weight in pieces(batch, accumulate, team):
-                try:
-                    with autocast(device, amp):
-                        value, parts = loss(model, piece, (epoch + i / len(todo)) / epochs)
-                    (weight * team.size * value).backward()  # times size: the team takes the mean
-                except torch.OutOfMemoryError as error:
-                    raise RuntimeError(
-                        f"{len(piece[0])} pictures of {piece[0].shape[-1]} pixels do not fit on "
-                        f"{device}: raise compute.accumulate (now {accumulate}), or lower the "
-                        "method's batch or augment.crop"
-                    ) from error
+                with autocast(device, amp):
+                    value, parts = loss(model, piece, done)
+                (weight * team.size * value).backward()  # times size: the team takes the mean
                 for name, part in {"loss": value, **parts}.items():
                     values[name] = values.get(name, 0.0) + weight * part.item()
             if not math.isfinite(values["loss"]):
@@ -187,12 +66,11 @@ def train(
             team.average(p.grad for p in model.parameters() if p.grad is not None)
             if clip_norm:
                 nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-            optimiser.step()
+            stepper.step()
             for name, part in values.items():
                 sums[name] = sums.get(name, 0.0) + part / len(todo)
             if progress:
                 progress(loss=values["loss"])
-        schedule.step()
         team.average(b for b in model.buffers() if b.is_floating_point())
         history.append(team.total(sums))
         if watch and team.rank == 0:
@@ -202,6 +80,27 @@ def train(
             save({"epoch": epoch + 1, "history": history, **states})
     model.eval()
     return history
+
+
+DECAYS = {  # (share of epochs done, share of steps done) -> factor of the learning rate
+    "adamw": lambda epochs, steps: (1 + math.cos(math.pi * epochs)) / 2,
+    "sgd": lambda epochs, steps: (1 - steps) ** 0.9,
+}
+
+
+def new_optimiser(
+    model: nn.Module, name: str, lr: float, head_lr_factor: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """"adamw" (with a cosine decay, epoch by epoch), or what CAM papers train with: "sgd" with
+    Nesterov momentum 0.9 and polynomial decay. Raises ValueError for others."""
+    if name not in DECAYS:
+        raise ValueError(f"optimiser must be one of {sorted(DECAYS)}, not {name!r}")
+    head = list(model.head.parameters())
+    body = [p for p in model.parameters() if all(p is not h for h in head)]
+    groups = [{"params": body, "first_lr": lr}, {"params": head, "first_lr": lr * head_lr_factor}]
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr, weight_decay=weight_decay, fused=True)
+    return torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
 
 
 def freeze_norm(model: nn.Module) -> None:

@@ -130,11 +130,12 @@ class VOCFolder(torch.utils.data.Dataset):
     classes picks and orders the K labels (default: all of class_names(root)); objects of classes
     left out become background. Labels come from ImageSets/Main, and for pictures that it does not
     list from the classes in their masks: real VOC leaves its 2007 pictures out there. With
-    masks=False such a mask is still read for the label, but never handed out.
+    masks=False such a mask is still read for the label, but never handed out. labels=False is for
+    pictures that have neither, as VOC's test pictures: only `image` works then.
     ValueError names the file that is missing, empty, damaged or does not fit.
     """
 
-    def __init__(self, root, split, classes=None, masks=True):
+    def __init__(self, root, split, classes=None, masks=True, labels=True):
         self.root, self.split, self.masks = Path(root), split, masks
         known = class_names(self.root)
         self.classes = known if classes is None else tuple(classes)
@@ -150,10 +151,10 @@ class VOCFolder(torch.utils.data.Dataset):
         for new, name in enumerate(self.classes, start=1):
             self._index[known.index(name) + 1] = new
         self.names = list_names(self.root, split)
-        self._labels = self._read_main()
+        self._labels = self._read_main() if labels else {}
         self._check_files("JPEGImages", ".jpg", self.names)
         self._aug = {path.stem for path in (self.root / "SegmentationClassAug").glob("*.png")}
-        need_mask = [n for n in self.names if masks or n not in self._labels]
+        need_mask = [n for n in self.names if masks or labels and n not in self._labels]
         own = [n for n in need_mask if n not in self._aug]
         self._check_files("SegmentationClass", ".png", own)
 

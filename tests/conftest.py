@@ -3,9 +3,14 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports pyplot
+
+from clims_lib.config import load_profile  # noqa: E402
+from clims_lib.voc import write_mask  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,3 +31,31 @@ def voc2012() -> Path:
         if (place / "JPEGImages").is_dir():
             return place
     pytest.skip("no VOC2012 pictures: set CLIMS_VOC2012 or put them into data/voc2012")
+
+
+@pytest.fixture
+def small_voc(tmp_path):
+    """Ten pictures of two sizes with one object each, real VOC's layout without a classes.txt."""
+    root, rng = tmp_path / "VOC2012", np.random.default_rng(0)
+    (root / "JPEGImages").mkdir(parents=True)
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for i in range(10):
+        height, width = ((24, 32), (32, 20))[i % 2]
+        mask = np.zeros((height, width), np.uint8)
+        mask[4:12, 4:12] = i % 20 + 1
+        mask[0] = 255
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "JPEGImages" / f"p{i}.jpg")
+        write_mask(root / "SegmentationClass" / f"p{i}.png", mask)
+    (lists / "trainaug.txt").write_text("\n".join(f"p{i}" for i in range(8)))
+    (lists / "val.txt").write_text("p8\np9\n")
+    return root
+
+
+def profile_of(root, *more):
+    return load_profile("voc2012_smoke", [
+        f'data_root="{root}"', f'outputs="{root.parent}/out"', f'weights="{root.parent}/weights"',
+        "data.size=32", "data.train=8", "data.val=2", "data.labelled=3", "augment.crop=32",
+        *more,
+    ])  # fmt: skip

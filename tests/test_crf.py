@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clims_lib.crf import dense_crf, refine, unary_from_cam, unary_from_labels
+from clims_lib.crf import dense_crf, refine, refine_at, unary_from_cam, unary_from_labels
 from clims_lib.pseudo_masks import cam_to_mask
 
 SETTINGS = {
@@ -83,7 +83,7 @@ def test_bad_energies_and_settings_say_so():
     image = torch.rand(1, 3, 4, 4)
     with pytest.raises(ValueError, match="nan or inf"):
         dense_crf(torch.full((1, 2, 4, 4), torch.inf), image)
-    with pytest.raises(ValueError, match=r"must be \(B, L, H, W\)"):
+    with pytest.raises(ValueError, match=r"must be \(B, ..., L, H, W\)"):
         dense_crf(torch.zeros(2, 4, 4), image)
     unary = torch.zeros(1, 2, 4, 4)
     for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
@@ -139,6 +139,17 @@ def test_a_blurred_map_snaps_to_the_edge(exact):
     assert mask.dtype == torch.uint8 and torch.equal(mask, truth)
     batch = refine(torch.stack([image] * 2), torch.stack([cam] * 2), 0.5, **SETTINGS, exact=exact)
     assert torch.equal(batch, torch.stack([truth] * 2))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_several_thresholds_share_the_kernels_and_nothing_else(exact):
+    g = torch.Generator().manual_seed(7)
+    image, cam = torch.rand(2, 3, 14, 18, generator=g), torch.rand(2, 3, 14, 18, generator=g)
+    cam[:, 1] = 0  # absent
+    together = refine_at(image, cam, [0.2, 0.6, 0.9], **SETTINGS, exact=exact)
+    assert together.shape == (2, 3, 14, 18)
+    for t, threshold in enumerate((0.2, 0.6, 0.9)):
+        assert torch.equal(together[:, t], refine(image, cam, threshold, **SETTINGS, exact=exact))
 
 
 def test_energies_agree_with_the_mask_and_absent_classes_stay_out():

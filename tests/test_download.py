@@ -180,11 +180,28 @@ def test_an_incomplete_data_set_is_noticed(server, tmp_path, archives):
 
 
 def test_space_is_said_beforehand(tmp_path, monkeypatch, capsys):
-    assert "MB to download" in check_space(tmp_path, {n: s._replace(megabytes=0)
-                                                      for n, s in SOURCES.items()})
+    sources = {"voc": Source("http://h/voc.tar", "md5", "", 100),
+               "sbd": Source("http://h/sbd.tgz", "md5", "", 10),
+               "clip": Source("http://h/clip.pt", "md5", "", 1)}  # fmt: skip
+    assert "111 MB to download, 331 MB on disk" in check_space(tmp_path, sources)
+    (tmp_path / "VOC2012").mkdir()
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / "sbd.tgz").write_text("there, but not unpacked")
+    assert "1 MB to download, 21 MB on disk" in check_space(tmp_path, sources)
     monkeypatch.setitem(SOURCES, "voc", SOURCES["voc"]._replace(megabytes=10**9))
-    assert main(["voc2012", "--data-root", str(tmp_path)]) == 1
+    assert main(["voc2012", "--data-root", str(tmp_path / "new")]) == 1
     assert "choose another disk with --data-root" in capsys.readouterr().err
+
+
+def test_everything_at_once(server, tmp_path, archives, monkeypatch, capsys):
+    monkeypatch.setattr(download, "add_sbd", lambda r, s: add_sbd(r, s, expected=4, labelled=2))
+    sources = {"voc": offer(server, "v.tar", archives[0]), "sbd": offer(server, "s", archives[1]),
+               "clip": offer(server, "clip.pt", CONTENT)}  # fmt: skip
+    root = download.get_all(tmp_path, sources)
+    assert len(list_names(root, "trainaug")) == 4
+    assert (tmp_path / "weights" / "clip.pt").read_bytes() == CONTENT
+    assert "MB to download" in capsys.readouterr().out
+    assert download.get_all(tmp_path, sources) == root and len(server.asked) == 3
 
 
 def test_the_sources_are_the_libraries_own():

@@ -10,7 +10,7 @@ from clip.model import CLIP
 
 from clims_lib import clip_model, finetune, losses, prompts
 from clims_lib.cam import CAMNet
-from clims_lib.training import clims_training_loss
+from clims_lib.objectives import clims_training_loss
 
 SHAPES = {  # of OpenAI's checkpoints
     "RN50": (1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12),

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from clims_lib.metrics import confusion, miou
-from clims_lib.pseudo_masks import best_threshold, cam_to_mask, normalise_cam, threshold_curve
+from clims_lib.pseudo_masks import (
+    cam_to_mask,
+    normalise_cam,
+    threshold_counts,
+    threshold_curve,
+)
 
 CAM = torch.tensor([[[2.0, -1.0], [1.0, 0.0]], [[0.2, 0.4], [3.0, 0.0]], [[-1.0, 0.0], [0.0, -2]]])
 
@@ -34,26 +39,35 @@ def test_curve_equals_the_plain_loop(how):
     truths = [torch.randint(0, 4, size, generator=g).byte() for size in sizes]
     truths[0][0] = 255
     thresholds = [0.0, 0.1, 0.35, 0.6, 0.99, 1.0]
+    maps = [normalise_cam(c, y, how) for c, y in zip(cams, labels, strict=True)]
 
     def plain(threshold):
-        masks = [
-            cam_to_mask(normalise_cam(c, y, how), threshold)
-            for c, y in zip(cams, labels, strict=True)
-        ]
+        masks = [cam_to_mask(m, threshold) for m in maps]
         return miou(sum(confusion(t, m, 4) for t, m in zip(truths, masks, strict=True)))
 
     expected = [plain(t) for t in thresholds]
-    assert threshold_curve(cams, labels, truths, thresholds, how).tolist() == expected
-    threshold, score = best_threshold(cams, labels, truths, thresholds, how)
-    assert score == max(expected) and expected[thresholds.index(threshold)] == score
+    counts = sum(threshold_counts(m, t, thresholds, [1, 2, 3], 4)
+                 for m, t in zip(maps, truths, strict=True))  # fmt: skip
+    assert threshold_curve(counts) == expected
+    assert counts.sum() == sum(int((t != 255).sum()) for t in truths)
 
 
-def test_finds_the_threshold_that_was_put_in():
+def test_maps_of_some_classes_are_counted_under_their_labels():
+    g = torch.Generator().manual_seed(2)
+    cam = torch.rand(2, 5, 6, 7, generator=g)
+    cam[:, [0, 2, 4]] = 0
+    truth = torch.randint(0, 6, (2, 6, 7), generator=g)
+    whole = threshold_counts(cam, truth, [0.3, 0.6], [1, 2, 3, 4, 5], 6)
+    some = threshold_counts(cam[:, [1, 3]], truth, [0.3, 0.6], [2, 4], 6)
+    assert torch.equal(whole, some)
+
+
+def test_the_best_threshold_is_the_one_that_was_put_in():
     truth = torch.zeros(10, 10, dtype=torch.uint8)
     truth[:, 5:] = 1
     cam = torch.where(truth == 1, 0.8, 0.45)[None]
-    found = best_threshold([cam], [torch.ones(1)], [truth], [0.2, 0.4, 0.6, 0.9], "none")
-    assert found == (0.6, 1.0)
+    curve = threshold_curve(threshold_counts(cam, truth, [0.2, 0.4, 0.6, 0.9], [1], 2))
+    assert max(curve) == curve[2] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -61,21 +75,27 @@ def test_finds_the_threshold_that_was_put_in():
     [
         ({"thresholds": [0.5, 0.2]}, "rising"),
         ({"thresholds": []}, "rising"),
-        ({"cams": []}, "at least one picture"),
-        ({"labels": [torch.ones(2)] * 2}, "need one of each"),
-        ({"truths": [torch.zeros(4, 5, dtype=torch.uint8)]}, "resize the cam to the picture"),
-        ({"truths": [torch.full((4, 4), 7, dtype=torch.uint8)]}, "labels over 2"),
-        ({"labels": [torch.ones(3)]}, "needs label"),
-        ({"how": "softmax"}, "how must be"),
-        ({"cams": [torch.full((2, 4, 4), torch.nan)]}, "nan"),
+        ({"labels": [1]}, "and 1 labels"),
+        ({"truth": torch.zeros(4, 5, dtype=torch.uint8)}, "resize the cam to the picture"),
+        ({"truth": torch.full((4, 4), 7, dtype=torch.uint8)}, "labels over 2"),
     ],
 )
 def test_bad_input(change, message):
-    good = {
-        "cams": [torch.rand(2, 4, 4)],
-        "labels": [torch.ones(2)],
-        "truths": [torch.zeros(4, 4, dtype=torch.uint8)],
-        "thresholds": [0.2, 0.5],
-    }
+    good = {"cam": torch.rand(2, 4, 4), "truth": torch.zeros(4, 4, dtype=torch.uint8),
+            "thresholds": [0.2, 0.5], "labels": [1, 2], "num_labels": 3}  # fmt: skip
     with pytest.raises(ValueError, match=message):
-        threshold_curve(**(good | change))
+        threshold_counts(**(good | change))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"label": torch.ones(3)}, "needs label"),
+        ({"how": "softmax"}, "how must be"),
+        ({"cam": torch.full((2, 4, 4), torch.nan)}, "nan"),
+    ],
+)
+def test_maps_that_cannot_be_normalised(change, message):
+    good = {"cam": torch.rand(2, 4, 4), "label": torch.ones(2), "how": "max"}
+    with pytest.raises(ValueError, match=message):
+        normalise_cam(**(good | change))

@@ -1,49 +1,21 @@
 """Splits of a VOC-layout folder: derived lists, checked sizes, canvases; and what is missing."""
 
-import numpy as np
 import pytest
 import torch
+from conftest import profile_of
 from PIL import Image
 
 from clims_lib.clip_stages import find_clip, make_clip, missing, runnable
 from clims_lib.config import load_profile
-from clims_lib.maps import make_pseudo_masks, read_pseudo_masks, segment
+from clims_lib.masks import make_pseudo_masks, read_masks, segment
 from clims_lib.pictures import FILL
 from clims_lib.splits import make_data, open_split, read_sizes, read_split
 from clims_lib.stages import load_imagenet
-from clims_lib.voc import VOC_CLASSES, write_mask
+from clims_lib.voc import VOC_CLASSES
 
 
-@pytest.fixture
-def voc(tmp_path):
-    """Ten pictures of two sizes with one object each, real VOC's layout without a classes.txt."""
-    root, rng = tmp_path / "VOC2012", np.random.default_rng(0)
-    (root / "JPEGImages").mkdir(parents=True)
-    lists = root / "ImageSets" / "Segmentation"
-    lists.mkdir(parents=True)
-    for i in range(10):
-        height, width = ((24, 32), (32, 20))[i % 2]
-        mask = np.zeros((height, width), np.uint8)
-        mask[4:12, 4:12] = i % 20 + 1
-        mask[0] = 255
-        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "JPEGImages" / f"p{i}.jpg")
-        write_mask(root / "SegmentationClass" / f"p{i}.png", mask)
-    (lists / "trainaug.txt").write_text("\n".join(f"p{i}" for i in range(8)))
-    (lists / "val.txt").write_text("p8\np9\n")
-    return root
-
-
-def profile_of(root, *more):
-    return load_profile("voc2012_smoke", [
-        f'data_root="{root}"', f'outputs="{root.parent}/out"', f'weights="{root.parent}/weights"',
-        "data.size=32", "data.train=8", "data.val=2", "data.labelled=3", "augment.crop=32",
-        *more,
-    ])  # fmt: skip
-
-
-def test_pictures_of_all_sizes_lie_on_one_canvas(voc):
-    profile = profile_of(voc)
+def test_pictures_of_all_sizes_lie_on_one_canvas(small_voc):
+    profile = profile_of(small_voc)
     images, labels, masks = read_split(profile, "val", masks=True)
     assert images.shape == (2, 3, 32, 32) and masks.shape == (2, 32, 32)
     assert read_sizes(profile, "val").tolist() == [[24, 32], [32, 20]]
@@ -56,19 +28,19 @@ def test_pictures_of_all_sizes_lie_on_one_canvas(voc):
     assert read_split(profile, "val")[2] is None
 
 
-def test_lists_that_a_data_set_lacks_are_derived_from_train(voc):
-    profile = profile_of(voc)
+def test_lists_that_a_data_set_lacks_are_derived_from_train(small_voc):
+    profile = profile_of(small_voc)
     labelled, weak = (open_split(profile, s).names for s in ("train_labelled", "train_weak"))
     assert len(labelled) == 3 and sorted(labelled + weak) == [f"p{i}" for i in range(8)]
-    (voc / "ImageSets" / "Segmentation" / "train_labelled.txt").write_text("p1\n")
+    (small_voc / "ImageSets" / "Segmentation" / "train_labelled.txt").write_text("p1\n")
     open_split.cache_clear()
     assert open_split(profile, "train_labelled").names == ("p1",)
 
 
-def test_a_list_of_another_length_is_refused(voc):
+def test_a_list_of_another_length_is_refused(small_voc):
     with pytest.raises(ValueError, match="trainaug has 8 pictures, not 10582"):
-        open_split(profile_of(voc, "data.train=10582"), "train")
-    assert len(open_split(profile_of(voc, "data.train=0"), "train")) == 8  # 0: however many
+        open_split(profile_of(small_voc, "data.train=10582"), "train")
+    assert len(open_split(profile_of(small_voc, "data.train=0"), "train")) == 8  # 0: however many
 
 
 def test_no_data_set_says_how_to_get_one(tmp_path):
@@ -76,33 +48,33 @@ def test_no_data_set_says_how_to_get_one(tmp_path):
         make_data(profile_of(tmp_path / "nothing"))
 
 
-def test_voc_root_names_a_labs_copy(voc, monkeypatch):
-    monkeypatch.setenv("VOC_ROOT", str(voc))
-    assert load_profile("voc2012").data_root == voc
+def test_voc_root_names_a_labs_copy(small_voc, monkeypatch):
+    monkeypatch.setenv("VOC_ROOT", str(small_voc))
+    assert load_profile("voc2012").data_root == small_voc
     assert load_profile("mini").data_root.name == "miniworld"
     assert load_profile("voc2012", ["data_root=elsewhere"]).data_root.name == "elsewhere"
 
 
-def test_without_clips_weights_everything_else_runs(voc):
-    profile = profile_of(voc, "clip.checkpoint=ViT-B/32")
+def test_without_clips_weights_everything_else_runs(small_voc):
+    profile = profile_of(small_voc, "clip.checkpoint=ViT-B/32")
     absent = missing(profile)
     assert set(absent) == {"clip", "grounds"} and "ViT-B-32.pt" in absent["clip"]
     assert runnable(profile, ("cam", "clims", "puzzle_cam", "cct_clims")) == ["cam", "puzzle_cam"]
     with pytest.raises(FileNotFoundError, match="clims_lib.download weights"):
         make_clip(profile)
-    (voc.parent / "weights").mkdir()
-    (voc.parent / "weights" / "ViT-B-32.pt").write_bytes(b"here")
+    (small_voc.parent / "weights").mkdir()
+    (small_voc.parent / "weights" / "ViT-B-32.pt").write_bytes(b"here")
     assert set(missing(profile)) == {"grounds"}
     assert find_clip(profile).name == "ViT-B-32.pt"
     with pytest.raises(FileNotFoundError, match="resnet50.*put https"):
-        load_imagenet(torch.nn.Identity(), voc.parent / "weights")
+        load_imagenet(torch.nn.Identity(), small_voc.parent / "weights")
 
 
-def test_pseudo_masks_have_their_pictures_sizes(voc):
-    profile = profile_of(voc, "cam.batch=4", "inference.scales=[1.0]")
+def test_pseudo_masks_have_their_pictures_sizes(small_voc):
+    profile = profile_of(small_voc, "cam.batch=4", "inference.scales=[1.0]")
     folder = make_pseudo_masks(profile, "cam", "train_weak", use_crf=False)
     weak = open_split(profile, "train_weak", masks=True)
-    masks = read_pseudo_masks(profile, folder, "train_weak")
+    masks = read_masks(profile, folder, "train_weak")
     sizes = read_sizes(profile, "train_weak").tolist()
     for i, (name, (height, width)) in enumerate(zip(weak.names, sizes, strict=True)):
         assert Image.open(folder / f"{name}.png").size == (width, height)
@@ -111,11 +83,10 @@ def test_pseudo_masks_have_their_pictures_sizes(voc):
         assert (masks[i][~inside] == 255).all() and (masks[i][inside] <= len(VOC_CLASSES)).all()
 
 
-def test_the_size_of_a_batch_changes_no_mask(voc):
+def test_the_size_of_a_batch_changes_no_mask(small_voc):
     found = []
     for batch in (1, 3):
-        profile = profile_of(voc, f"inference.batch={batch}", "device=cpu")
-        images, labels, _ = read_split(profile, "train")
-        choice = {"how": "max", "threshold": 0.4}
-        found.append(segment(profile, "cam", images, labels, choice, False))
+        profile = profile_of(small_voc, f"inference.batch={batch}", "device=cpu",
+                             f"outputs={small_voc.parent}/{batch}")  # fmt: skip
+        found.append(segment(profile, "cam", "train"))
     assert (found[0] == found[1]).float().mean() > 0.99  # bf16 sums may differ in the last bit

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from clims_lib import training
+from clims_lib import objectives, training
 from clims_lib.artifacts import load_tensors, read_json
 from clims_lib.cam import CAMNet
 from clims_lib.config import load_profile
-from clims_lib.stages import new_network
+from clims_lib.stages import new_network, train_cam
 from clims_lib.team import ALONE
-from clims_lib.train import main
+from clims_lib.train import main, train_here, train_on_all_gpus
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,7 +48,7 @@ def fit(accumulate, frozen_norm=True):
     images = torch.randint(0, 256, (12, 3, 32, 32), generator=g, dtype=torch.uint8)
     labels = (torch.rand(12, 3, generator=g) < 0.5).float()
     history = training.train(
-        model, training.cam_loss(), training.MemoryBatches(images, labels, None, 6, 0), epochs=2,
+        model, objectives.cam_loss(), training.MemoryBatches(images, labels, None, 6, 0), epochs=2,
         lr=1e-3, accumulate=accumulate, frozen_norm=frozen_norm, amp=False, team=ALONE,
     )  # fmt: skip
     return history, model.state_dict()
@@ -65,15 +65,34 @@ def test_accumulation_changes_nothing_but_the_memory():
     assert any(fit(1, frozen_norm=False)[1][name].any() for name in means)
 
 
-def test_too_small_a_card_says_which_setting_to_lower(monkeypatch):
-    def full(model, batch, progress):
+@pytest.mark.parametrize(
+    "method, says", [("cam", "raise compute.accumulate .now 1., or lower cam.batch .now 16."),
+                     ("puzzle_cam", "or lower puzzle.batch .* or augment.crop")])  # fmt: skip
+def test_too_small_a_card_says_which_setting_to_lower(method, says, monkeypatch, tmp_path):
+    def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    model = CAMNet(3, (1, 1, 1, 1), thin=16, stride=8)
-    images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    batches = training.MemoryBatches(images, torch.zeros(4, 3), None, 4, 0)
-    with pytest.raises(RuntimeError, match="raise compute.accumulate .now 1., or lower"):
-        training.train(model, full, batches, epochs=1, lr=1e-3)
+    monkeypatch.setattr(training, "train", full)
+    profile = load_profile("tiny", [f"outputs={tmp_path}", "device=cpu"])
+    with pytest.raises(RuntimeError, match=says):
+        train_cam(profile, method)
+
+
+def test_a_notebook_uses_all_gpus_before_it_touches_one(monkeypatch):
+    accelerate = pytest.importorskip("accelerate", reason="several processes need accelerate")
+    asked, profile = [], load_profile("tiny", ["device=auto"])
+    monkeypatch.setattr(accelerate, "notebook_launcher", lambda f, a, num_processes: asked.append(
+        (f, a[1], num_processes)))  # fmt: skip
+    for gpus in (0, 1, 2):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        train_on_all_gpus(profile, ["cam", "clims"])
+        assert len(asked) == (2 if gpus == 2 else 0)
+    assert asked == [(train_here, "cam", 2), (train_here, "clims", 2)]
+    train_on_all_gpus(load_profile("tiny", ["device=cpu"]), ["cam"])
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.warns(UserWarning, match="restart the kernel"):
+        train_on_all_gpus(profile, ["cam"])
+    assert len(asked) == 2
 
 
 @pytest.mark.slow

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clims_lib.training import (
-    MemoryBatches,
+from clims_lib.objectives import (
     cam_loss,
     clims_training_loss,
     cut_tiles,
@@ -19,8 +18,8 @@ from clims_lib.training import (
     join_tiles,
     pooled_scores,
     puzzle_loss,
-    train,
 )
+from clims_lib.training import MemoryBatches, train
 
 
 class Same(nn.Module):
@@ -200,6 +199,41 @@ def test_divergence_raises():
 
     with pytest.raises(FloatingPointError, match="nan in epoch 1: lower the learning rate"):
         train(Small(), broken, MemoryBatches(*data(), 8, seed=0), epochs=1, lr=1.0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_learning_rates_fall_as_published(name):
+    """A loss of the weights' sum: its gradient is 1, so SGD's steps can be written down."""
+
+    class Line(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.head = nn.Linear(1, 1), nn.Linear(1, 1)
+
+    model, seen = Line(), []
+    start = [p.item() for p in model.parameters()]
+
+    def loss(model, batch, progress):
+        seen.append(progress)
+        total = sum(p.sum() for p in model.parameters())
+        return total, {}
+
+    images = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
+    train(model, loss, MemoryBatches(images, torch.zeros(6, 2), None, 2, 0), epochs=2, lr=0.1,
+          head_lr_factor=10, weight_decay=0.0, optimiser=name, amp=False)  # fmt: skip
+    assert seen == pytest.approx([i / 6 for i in range(6)])
+    if name == "sgd":  # Nesterov: each step is lr (g + 0.9 v), v = 0.9 v + g
+        velocity = moved = 0.0
+        for i in range(6):
+            velocity = 0.9 * velocity + 1
+            moved += 0.1 * (1 - i / 6) ** 0.9 * (1 + 0.9 * velocity)
+    else:  # Adam's steps of a constant gradient are the learning rate
+        moved = sum(3 * 0.1 * (1 + math.cos(math.pi * e / 2)) / 2 for e in (0, 1))
+    for p, before, factor in zip(model.parameters(), start, (1, 1, 10, 10), strict=True):
+        assert before - p.item() == pytest.approx(factor * moved, rel=1e-3)
+    with pytest.raises(ValueError, match="optimiser must be one of"):
+        train(model, loss, MemoryBatches(images, torch.zeros(6, 2), None, 2, 0), epochs=1, lr=0.1,
+              optimiser="adam")  # fmt: skip
 
 
 # ---- Batches

@@ -1,0 +1,127 @@
+"""What each method minimises, given a network and a batch: one short loss for each.
+
+cam: image-level labels only. puzzle_cam: whole and tiles must agree (Jo and Yu, ICIP 2021).
+clims: CLIP judges what the maps cut out. full_masks: the ceiling, not weakly supervised.
+Each `*_loss` makes a function (network, batch, progress in [0, 1]) -> (loss, its parts) for
+`training.train`. Notebook 03 derives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clims_lib.clip_model import normalise as normalise_for_clip
+from clims_lib.losses import area_loss, clims_loss, similarities
+
+Batch = tuple[Tensor, Tensor, Tensor | None]  # images (B,3,H,W) in [0,1], labels (B,K), masks
+Loss = Callable[[nn.Module, Batch, float], tuple[Tensor, dict[str, Tensor]]]
+
+
+def pooled_scores(scores: Tensor) -> Tensor:
+    """Global average pooling of score maps: (B, K, h, w) -> (B, K)."""
+    return scores.float().mean((2, 3))
+
+
+def cam_loss(area_weight: float = 0.0) -> Loss:
+    """Binary cross entropy of the pooled scores with the image-level labels: the classic CAM.
+
+    area_weight > 0 adds L_REG of the maps' sigmoid: the control without any language.
+    """
+
+    def loss(model: nn.Module, batch: Batch, progress: float):
+        images, labels, _ = batch
+        scores = model(images)
+        parts = {"bce": F.binary_cross_entropy_with_logits(pooled_scores(scores), labels)}
+        if not area_weight:
+            return parts["bce"], parts
+        parts["reg"] = area_loss(scores.sigmoid())
+        return parts["bce"] + area_weight * parts["reg"], parts
+
+    return loss
+
+
+def cut_tiles(x: Tensor, n: int) -> Tensor:
+    """(B, C, H, W) -> (n * n * B, C, H / n, W / n), tiles row by row. ValueError: no clean cut."""
+    if x.shape[2] % n or x.shape[3] % n:
+        raise ValueError(f"{tuple(x.shape[2:])} cannot be cut into {n} x {n} equal tiles")
+    return torch.cat([t for row in x.chunk(n, 2) for t in row.chunk(n, 3)])
+
+
+def join_tiles(x: Tensor, n: int) -> Tensor:
+    """The inverse of `cut_tiles`."""
+    tiles = x.chunk(n * n)
+    return torch.cat([torch.cat(tiles[r * n : (r + 1) * n], 3) for r in range(n)], 2)
+
+
+def puzzle_loss(*, tiles: int, alpha: float, ramp: float) -> Loss:
+    """BCE(whole) + BCE(joined tiles) + alpha(t) mean |A - A_joined| on the present classes.
+
+    alpha rises linearly from 0 over the first `ramp` of training.
+    """
+
+    def loss(model: nn.Module, batch: Batch, progress: float):
+        images, labels, _ = batch
+        whole = model(images).float()
+        joined = join_tiles(model(cut_tiles(images, tiles)).float(), tiles)
+        present = labels[:, :, None, None]
+        parts = {
+            "bce": F.binary_cross_entropy_with_logits(pooled_scores(whole), labels),
+            "bce_tiles": F.binary_cross_entropy_with_logits(pooled_scores(joined), labels),
+            "puzzle": ((whole.relu() - joined.relu()).abs() * present).mean(),
+        }
+        weight = alpha * min(1.0, progress / ramp)
+        return parts["bce"] + parts["bce_tiles"] + weight * parts["puzzle"], parts
+
+    return loss
+
+
+def clims_training_loss(
+    encode: Callable[[Tensor], Tensor], class_text: Tensor, background_text: Tensor, *,
+    weights: tuple[float, float, float, float], cbs_threshold: float | None = None,
+) -> Loss:  # fmt: skip
+    """The CLIMS loss (Eq. 6) of the network's maps; texts are encoded once, by the caller."""
+
+    def loss(model: nn.Module, batch: Batch, progress: float):
+        images, labels, _ = batch
+        cams = model(images).float().sigmoid()
+        measured = similarities(
+            encode, normalise_for_clip(images), cams, labels, class_text, background_text
+        )
+        return clims_loss(*measured, cams, labels, weights=weights, cbs_threshold=cbs_threshold)
+
+    return loss
+
+
+def full_mask_loss(num_classes: int) -> Loss:
+    """Binary cross entropy at every pixel but the borders (255): what masks would buy."""
+
+    def loss(model: nn.Module, batch: Batch, progress: float):
+        images, _, masks = batch
+        if masks is None:
+            raise ValueError("full_masks needs the masks: read the data set with masks=True")
+        scores = F.interpolate(
+            model(images).float(), masks.shape[-2:], mode="bilinear", align_corners=False
+        )
+        known = masks != 255
+        classes = torch.arange(1, num_classes + 1, device=masks.device).view(-1, 1, 1)
+        target = (masks[:, None] == classes).float()
+        bce = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
+        part = (bce * known[:, None]).sum() / (known.sum() * num_classes).clamp(min=1)
+        return part, {"bce": part}
+
+    return loss
+
+
+def mask_loss() -> Loss:
+    """Cross entropy of label scores (B, K + 1, H, W) with masks (B, H, W), 255 left out."""
+
+    def loss(model: nn.Module, batch: Batch, progress: float):
+        images, _, masks = batch
+        entropy = F.cross_entropy(model(images).float(), masks.long(), ignore_index=255)
+        return entropy, {"ce": entropy}
+
+    return loss
