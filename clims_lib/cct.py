@@ -53,15 +53,15 @@ class PyramidPooling(nn.Module):
 class Decoder(nn.Sequential):
     """Label scores from features: a 1x1 convolution, then pixel shuffles that each double the size.
 
-    (B, channels, h, w) -> (B, num_labels, h * stride, w * stride). The shuffles start as plain
+    (B, channels, h, w) -> (B, num_labels, h * factor, w * factor). The shuffles start as plain
     enlargement, so there is no checkerboard. Two small changes to the published decoder: they start
     from the identity instead of a random mixture of labels, and the last has no ReLU, which would
     keep scores from falling below 0 (and some labels from learning at all).
     """
 
-    def __init__(self, channels: int, num_labels: int, stride: int):
+    def __init__(self, channels: int, num_labels: int, factor: int):
         layers = [nn.Conv2d(channels, num_labels, 1)]
-        for _ in range(int(math.log2(stride))):
+        for _ in range(int(math.log2(factor))):
             shuffle = nn.Conv2d(num_labels, 4 * num_labels, 1)
             # PixelShuffle(2) makes channels 4k .. 4k + 3 the four quarters of label k's pixels
             start = torch.eye(num_labels).repeat_interleave(4, dim=0)
@@ -74,28 +74,29 @@ class Decoder(nn.Sequential):
 class CCT(nn.Module):
     """Encoder (backbone and pyramid pooling), main decoder, one auxiliary decoder a perturbation.
 
-    `backbone` maps normalised pictures (B, 3, H, W) to (B, channels, H/stride, W/stride); names in
+    `backbone` maps normalised pictures (B, 3, H, W) to (B, channels, h, w); decoders enlarge these
+    by `factor`, and what is still missing to H x W is interpolated (published: nothing). Names in
     `perturbations` may repeat (published: six each of feature_drop, feature_noise, dropout and
-    guided_cutout, two each of the others). Published: stride 8, 2048 channels, 512 feature
-    channels. Raises ValueError for unknown perturbations and strides that are not powers of two.
+    guided_cutout, two each of the others). Published: stride and factor 8, 2048 channels, 512
+    feature channels. Raises ValueError for unknown perturbations, factors not powers of two.
     """
 
     def __init__(self, backbone: nn.Module, channels: int, num_labels: int, feature_channels: int,
-                 perturbations: Sequence[str] = (), stride: int = 4):
+                 perturbations: Sequence[str] = (), factor: int = 4):
         super().__init__()
         unknown = sorted(set(perturbations) - set(PERTURBATIONS))
         if unknown:
             raise ValueError(f"unknown perturbations {unknown}; choose from {list(PERTURBATIONS)}")
-        if stride < 1 or stride & (stride - 1):
-            raise ValueError(f"stride is {stride}, but must be a power of two: shuffles double")
+        if factor < 1 or factor & (factor - 1):
+            raise ValueError(f"factor is {factor}, but must be a power of two: shuffles double")
         if num_labels < 2:
             raise ValueError(f"num_labels is {num_labels}: give K + 1, with the background")
         self.num_labels, self.perturbations = num_labels, tuple(perturbations)
         self.backbone = backbone
         self.pyramid = PyramidPooling(channels, feature_channels)
-        self.main_decoder = Decoder(feature_channels, num_labels, stride)
+        self.main_decoder = Decoder(feature_channels, num_labels, factor)
         self.auxiliary_decoders = nn.ModuleList(
-            Decoder(feature_channels, num_labels, stride) for _ in self.perturbations
+            Decoder(feature_channels, num_labels, factor) for _ in self.perturbations
         )
 
     def encode(self, images: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ class CCT(nn.Module):
         return _resize(self.main_decoder(self.encode(images)).float(), images.shape[-2:])
 
     def auxiliary_scores(self, z: Tensor, prediction: Tensor, generator: Generator) -> list[Tensor]:
-        """Scores (B, L, h * stride, w * stride) of every auxiliary decoder on its perturbed z."""
+        """Scores (B, L, h * factor, w * factor) of every auxiliary decoder on its perturbed z."""
         return [
             decoder(PERTURBATIONS[name](z, prediction, decoder, generator)).float()
             for name, decoder in zip(self.perturbations, self.auxiliary_decoders, strict=True)
@@ -123,6 +124,13 @@ def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+
+
+def _thin_out(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Every so-many-th pixel of masks (B, H, W), so that they fit coarser scores."""
+    if tuple(masks.shape[-2:]) == tuple(size):
+        return masks
+    return F.interpolate(masks[:, None].float(), tuple(size), mode="nearest-exact")[:, 0].long()
 
 
 # ---- Losses -------------------------------------------------------------------------------------
@@ -222,12 +230,12 @@ def _weak_terms(model: CCT, images: Tensor, pseudo_masks: Tensor | None, wanted:
         if {"weak_auxiliary", "weak_main"} & set(wanted):
             raise ValueError("no pseudo masks: give them, or set both weak weights to 0")
         return terms
-    size = pseudo_masks.shape[-2:]
+    pseudo_masks = _thin_out(pseudo_masks, main.shape[-2:])
     if "weak_auxiliary" in wanted:
-        wrong = [cross_entropy(_resize(a, size), pseudo_masks) for a in auxiliary]
+        wrong = [cross_entropy(a, pseudo_masks) for a in auxiliary]
         terms["weak_auxiliary"] = torch.stack(wrong).mean()
     if "weak_main" in wanted:
-        terms["weak_main"] = cross_entropy(_resize(main, size), pseudo_masks)
+        terms["weak_main"] = cross_entropy(main, pseudo_masks)
     return terms
 
 

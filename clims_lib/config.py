@@ -46,6 +46,7 @@ class Profile:
     note: str
     seed: int
     device: Literal["auto", "cpu", "cuda"]
+    jobs: int
     data_root: Path
     weights: Path
     outputs: Path

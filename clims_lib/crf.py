@@ -27,13 +27,13 @@ def dense_crf(unary, image, *, iterations=10, **kernels):
     paper. kernels: message_kernel's keywords. ValueError for bad input.
     """
     _check(unary, image, iterations)
-    unary = unary.float()
-    kernel = message_kernel(image, **kernels)
-    q = (-unary).softmax(-3)
+    add_messages = message_kernel(image, **kernels)
+    # Labels come last: what belongs to one pixel lies together in memory.
+    evidence = -unary.float().movedim((-2, -1), (1, 2)).contiguous()
+    q = evidence.softmax(-1)
     for _ in range(iterations):
-        messages = kernel(q.flatten(1, -3)).view_as(q)
-        q = (messages - unary).softmax(-3)
-    return q
+        q = add_messages(evidence.clone().flatten(3), q.flatten(3)).view_as(q).softmax(-1)
+    return q.movedim((1, 2), (-2, -1))
 
 
 def message_kernel(
@@ -46,30 +46,35 @@ def message_kernel(
     bilateral_srgb=13 / 255,
     exact=None,
 ):
-    """Return the function q (B, C, H, W) -> sum_m w_m K_m q of pictures (B, 3, H, W) in [0, 1].
+    """Return the function (x, q) -> x + sum_m w_m K_m q, x and q (B, H, W, C), for pictures.
 
-    sxy in pixels, srgb in colour units of [0, 1]; a weight of 0 leaves its term out. exact: True
-    computes the bilateral kernel for all pairs of pixels, O(N^2); False filters on the
-    permutohedral lattice, O(N), an approximation that labels some pixels otherwise (1 to 4 % where
-    maps are unsure everywhere, as pydensecrf's own does); None is exact for at most 1024 pixels.
-    Raises ValueError for scales that are not positive and negative weights.
+    image (B, 3, H, W) in [0, 1]; sxy in pixels, srgb in colour units of [0, 1]; a weight of 0
+    leaves its term out. exact: True computes the kernels for all pairs of pixels, O(N^2); False
+    filters on the permutohedral lattice, O(N), an approximation that labels some pixels otherwise
+    (1 to 4 % where maps are unsure everywhere, as pydensecrf's own does); None is exact for at most
+    1024 pixels. The function changes x in place. Raises ValueError for scales that are
+    not positive and for negative weights.
     """
     _check_scales(gaussian_sxy=gaussian_sxy, bilateral_sxy=bilateral_sxy,
                   bilateral_srgb=bilateral_srgb)  # fmt: skip
     _check_weights(gaussian_weight=gaussian_weight, bilateral_weight=bilateral_weight)
-    image = image.float()
-    height, width = image.shape[-2:]
-    terms = []
+    image, terms = image.float(), []
+    if exact is None:
+        exact = image[0, 0].numel() <= EXACT_PIXELS
+    kernel = _full_kernel if exact else _lattice_kernel
     if gaussian_weight > 0:
-        kernel = _gaussian_kernel(height, width, gaussian_sxy, image.device)
-        terms.append((gaussian_weight, _normalised(kernel, image)))
+        terms.append(kernel(_places(image, gaussian_sxy), gaussian_weight))
     if bilateral_weight > 0:
-        features = _features(image, bilateral_sxy, bilateral_srgb)
-        if exact is None:
-            exact = height * width <= EXACT_PIXELS
-        kernel = _full_kernel(features) if exact else _lattice_kernel(features)
-        terms.append((bilateral_weight, _normalised(kernel, image)))
-    return lambda q: sum((weight * kernel(q) for weight, kernel in terms), torch.zeros_like(q))
+        places = _places(image, bilateral_sxy)
+        features = torch.cat([places, image / bilateral_srgb], dim=1)
+        terms.append(kernel(features, bilateral_weight))
+
+    def add_messages(x, q):
+        for add in terms:
+            add(x, q)
+        return x
+
+    return add_messages
 
 
 def unary_from_cam(cam, threshold, sharpness=8.0):
@@ -134,36 +139,18 @@ def refine_at(image, cam, thresholds, *, sharpness=8.0, **settings):
     return labels[dense_crf(torch.stack(unary, 1), image, **settings).argmax(-3)]
 
 
-def _normalised(kernel, image):
-    """Turn K into D^-1/2 K D^-1/2, D the row sums of K; both map (B, L, H, W) to the same."""
-    scale = (kernel(torch.ones_like(image[:, :1])) + 1e-20).rsqrt()
-    return lambda values: scale * kernel(scale * values)
-
-
-def _gaussian_kernel(height, width, sxy, device):
-    """Exact spatial Gaussian: it factorises, so a matrix a side does for all pairs of pixels."""
-
-    def side(length):
-        x = torch.arange(length, dtype=torch.float32, device=device) / sxy
-        return torch.exp(-0.5 * (x[:, None] - x) ** 2)
-
-    rows, columns = side(height), side(width)
-    return lambda values: rows @ (values @ columns)
-
-
-def _features(image, sxy, srgb):
-    """Place each pixel at (x / sxy, y / sxy, r / srgb, g / srgb, b / srgb): (B, 5, H, W)."""
+def _places(image, sxy):
+    """Where each pixel is: (x / sxy, y / sxy), float32 (B, 2, H, W)."""
     batch, _, height, width = image.shape
     y, x = torch.meshgrid(
         torch.arange(height, dtype=torch.float32, device=image.device),
         torch.arange(width, dtype=torch.float32, device=image.device),
         indexing="ij",
     )
-    place = torch.stack([x, y]).expand(batch, 2, height, width)
-    return torch.cat([place / sxy, image / srgb], dim=1)
+    return torch.stack([x, y]).expand(batch, 2, height, width) / sxy
 
 
-def _full_kernel(features):
+def _full_kernel(features, weight):
     """Exact kernel exp(-|f_i - f_j|^2 / 2) for all pairs of pixels; B x (HW)^2 numbers."""
     points = features.flatten(2).transpose(1, 2).contiguous()
     if points.shape[1] > LARGEST_KERNEL:
@@ -173,19 +160,16 @@ def _full_kernel(features):
         )
     distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
     kernel = torch.exp(-0.5 * distance**2)
-    return lambda values: (values.flatten(2) @ kernel).view(values.shape)
+    scale = kernel.sum(2, keepdim=True).rsqrt()
+    kernel = weight * scale * kernel * scale.transpose(1, 2)
+    return lambda x, q: x.add_((kernel @ q.flatten(1, 2)).view_as(q))
 
 
-def _lattice_kernel(features):
+def _lattice_kernel(features, weight):
     """Approximate kernel: one lattice for the whole batch, in time linear in the pixels."""
     lattice = Lattice(features)
-
-    def kernel(values):
-        batch, labels, height, width = values.shape
-        points = values.permute(0, 2, 3, 1).reshape(-1, labels)
-        return lattice.filter(points).view(batch, height, width, labels).permute(0, 3, 1, 2)
-
-    return kernel
+    lattice.normalise(weight)
+    return lambda x, q: x.add_(lattice.filter(q.reshape(-1, q.shape[-1])).view_as(q))
 
 
 def _check(unary, image, iterations):

@@ -23,7 +23,7 @@ from clims_lib.artifacts import artifact, atomic_path, key_in
 from clims_lib.cam import multi_scale_cam
 from clims_lib.config import Profile
 from clims_lib.running import device_of, fits
-from clims_lib.splits import open_split, read_sizes, read_split, split_folder
+from clims_lib.splits import open_split, read_images, read_labels, read_sizes, split_folder
 from clims_lib.stages import load_network
 
 CLASSIC_MAPS = ("cam", "cam_longer", "puzzle_cam")  # ReLU maps; the others are trained sigmoids
@@ -47,20 +47,23 @@ def network_maps(profile: Profile, method: str) -> Maps:
 
 
 def keep_cams(
-    profile: Profile, name: str, split: str, load: Callable[[], Maps], weights: Path,
-    count: int | None = None,
+    profile: Profile, name: str, split: str, load: Callable[[], Callable[[list[int]], Tensor]],
+    weights: Path, count: int | None = None,
 ) -> Path:  # fmt: skip
-    """The artifact of the maps of a split's first `count` pictures (all by default), as load()'s
-    function makes them with these weights."""
+    """The artifact of the maps of a split's first `count` pictures (all by default).
+
+    load() -> a function from numbers of pictures to their maps (B, K, S / stride, S / stride); it
+    is called only when something is missing. weights: the folder of what makes the maps.
+    """
     how, names = profile.inference, open_split(profile, split).names[:count]
 
     def make(folder: Path) -> None:
         sizes = read_sizes(profile, split)
-        images, labels, _ = read_split(profile, split)
+        labels = read_labels(profile, split)
         todo = [i for i, name in enumerate(names) if not (folder / f"{name}.npz").is_file()]
         maps_of, chunks = load(), [todo[i : i + how.batch] for i in range(0, len(todo), how.batch)]
         for chunk in tqdm(chunks, f"maps of {name}", leave=False, disable=len(todo) < 500):
-            for i, cams in zip(chunk, maps_of(images[chunk]), strict=True):
+            for i, cams in zip(chunk, maps_of(chunk), strict=True):
                 write_cam(folder / f"{names[i]}.npz", cams, labels[i], sizes[i], how.stride)
 
     recipe = {"weights": key_in(weights), "pictures": key_in(split_folder(profile, split)),
@@ -84,6 +87,17 @@ def read_cam(path: Path, size: tuple[int, int], stride: int) -> tuple[Tensor, Te
         classes = torch.from_numpy(content["classes"]).long()
         maps = torch.from_numpy(content["maps"]).float()
     return classes, enlarge(maps, stride)[:, : size[0], : size[1]]
+
+
+def read_small(profile: Profile, path: Path) -> Tensor:
+    """All maps of a picture, float32 (K, S / stride, S / stride) on its canvas, 0 where absent."""
+    side = profile.data.size // profile.inference.stride
+    maps = torch.zeros(len(profile.data.classes), side, side)
+    with np.load(path, allow_pickle=False) as content:
+        kept = torch.from_numpy(content["maps"]).float()
+        present = torch.from_numpy(content["classes"]).long() - 1
+    maps[present, : kept.shape[1], : kept.shape[2]] = kept
+    return maps
 
 
 def enlarge(maps: Tensor, stride: int) -> Tensor:
@@ -123,8 +137,7 @@ def groups(profile: Profile, folder: Path, split: str, count: int | None = None)
     classes of that picture alone.
     """
     names, sizes = open_split(profile, split).names[:count], read_sizes(profile, split).tolist()
-    images, labels, _ = read_split(profile, split)
-    start = 0
+    images, labels, start = read_images(profile, split), read_labels(profile, split), 0
     while start < len(names):
         height, width = sizes[start]
         most = start + max(1, GROUP_PIXELS // (height * width))

@@ -27,6 +27,13 @@ class Lattice:
         self._sort_corners(codes)
         self._link_neighbours(steps)
 
+    def normalise(self, weight=1.0):
+        """Make `filter` weight x D^-1/2 K D^-1/2, D being the row sums of the kernel K."""
+        ones = self._weights.new_ones(self._weights.shape[1], 1)
+        scale = (self.filter(ones)[:, 0] + 1e-20).rsqrt()
+        self._pixel_weights = self._pixel_weights * scale[self._pixels]
+        self._corner_weights = weight * self._corner_weights * scale[:, None]
+
     def filter(self, values):
         """Blur values float32 (P, L) -> (P, L)."""
         corners = F.embedding_bag(

@@ -31,13 +31,13 @@ def fits(device: torch.device, advice: str) -> Iterator[None]:
 
 
 def side_by_side(stage: Callable[[Profile, str], Path], profile: Profile, names: list[str]) -> None:
-    """Run stage(profile, name) of every name, as many at a time as there are cores (at most 4).
+    """Run stage(profile, name) of every name, profile.jobs at a time on as many cores.
 
     Small networks keep one core busy, not two: two trainings of one thread each are done sooner
     than one after the other. On a GPU they take turns. What is finished stays when another fails.
     """
     cores = len(os.sched_getaffinity(0))
-    jobs = 1 if device_of(profile).type == "cuda" else min(4, cores, len(names))
+    jobs = 1 if device_of(profile).type == "cuda" else min(profile.jobs, cores, len(names))
     if jobs == 1:
         for name in names:
             stage(profile, name)

@@ -52,7 +52,8 @@ def new_cct(profile: Profile) -> cct.CCT:
         torch.manual_seed(profile.seed)
         return cct.CCT(
             network.backbone, network.channels, len(profile.data.classes) + 1,
-            settings.feature_channels, settings.perturbations, profile.cam.stride,
+            settings.feature_channels, settings.perturbations,
+            max(1, profile.cam.stride // settings.output_stride),
         )  # fmt: skip
 
 

@@ -185,6 +185,7 @@ class Deeplab:
 class Cct:
     steps: int
     feature_channels: int
+    output_stride: int
     batch_labelled: int
     batch_weak: int
     lr: float

@@ -82,16 +82,20 @@ def read_images(profile: Profile, split: str) -> Tensor:
     return read_array(split_folder(profile, split) / "images.npy")
 
 
+def read_labels(profile: Profile, split: str) -> Tensor:
+    """Image-level labels float (N, K)."""
+    folder = split_folder(profile, split, "labels")
+    return load_tensors(folder / "labels.safetensors")["labels"]
+
+
 def read_split(profile: Profile, split: str, masks: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """A split: images uint8 (N, 3, S, S), labels (N, K), masks uint8 (N, S, S) or None.
 
     Images and masks are mapped from disk. Stages that learn from image-level labels leave `masks`
     False: they never open one.
     """
-    folder = split_folder(profile, split, "labels")
-    labels = load_tensors(folder / "labels.safetensors")["labels"]
     truth = read_array(split_folder(profile, split, "masks") / "masks.npy") if masks else None
-    return read_images(profile, split), labels, truth
+    return read_images(profile, split), read_labels(profile, split), truth
 
 
 def read_sizes(profile: Profile, split: str) -> Tensor:

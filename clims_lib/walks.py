@@ -6,6 +6,7 @@ no mask is read for them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,11 +25,11 @@ from clims_lib.artifacts import (
 )
 from clims_lib.cam import CAMNet
 from clims_lib.config import Profile
-from clims_lib.maps import Maps, enlarge, groups, keep_cams, network_maps, refine
+from clims_lib.maps import enlarge, groups, keep_cams, network_maps, read_small, refine
 from clims_lib.metrics import IGNORE
 from clims_lib.pseudo_masks import normalise_cam
 from clims_lib.running import bar, device_of, fits
-from clims_lib.splits import read_images
+from clims_lib.splits import open_split, read_images
 from clims_lib.stages import load_network, train_cam
 
 WALK = "_walk"
@@ -50,8 +51,19 @@ def make_cams(profile: Profile, method: str, split: str, count: int | None = Non
 
     What is in a file is told in maps.py.
     """
-    weights = train_maps(profile, method)
-    return keep_cams(profile, method, split, lambda: load_maps(profile, method), weights, count)
+    name, weights = network_of(method), train_maps(profile, method)
+    plain = make_cams(profile, name, split, count) if method != name else None
+
+    def load():
+        images = read_images(profile, split)
+        if plain is None:
+            maps_of = network_maps(profile, name)
+            return lambda some: maps_of(images[some])
+        names, walk = open_split(profile, split).names, load_walk(profile, name)
+        return lambda some: walk(images[some], torch.stack(
+            [read_small(profile, plain / f"{names[i]}.npz") for i in some]))  # fmt: skip
+
+    return keep_cams(profile, method, split, load, weights, count)
 
 
 def looked_at(profile: Profile) -> int:
@@ -61,33 +73,34 @@ def looked_at(profile: Profile) -> int:
 
 def compute_cams(profile: Profile, method: str, images: Tensor) -> Tensor:
     """Maps (N, K, S, S) of a few pictures uint8 (N, 3, S, S), before normalisation."""
-    maps_of = load_maps(profile, method)
-    small = torch.cat([maps_of(part) for part in images.split(profile.inference.batch)])
-    return enlarge(small, profile.inference.stride)
-
-
-def load_maps(profile: Profile, method: str) -> Maps:
-    """Load what is needed: pictures -> their maps, after the walk if the method says so."""
-    name, settings = network_of(method), profile.walk
+    name, parts = network_of(method), images.split(profile.inference.batch)
     maps_of = network_maps(profile, name)
-    if not method.endswith(WALK):
-        return maps_of
+    maps = [maps_of(part) for part in parts]
+    if method != name:
+        walk = load_walk(profile, name)
+        maps = [walk(part, m) for part, m in zip(parts, maps, strict=True)]
+    return enlarge(torch.cat(maps), profile.inference.stride)
+
+
+def load_walk(profile: Profile, name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The random walk over a network's maps: (pictures uint8 (B, 3, S, S), maps) -> maps."""
     model, head = load_network(profile, name), load_affinity(profile, name)
-    steps, device = random_walk.offsets(settings.radius), device_of(profile)
+    settings, device = profile.walk, device_of(profile)
+    steps = random_walk.offsets(settings.radius)
 
     @torch.no_grad()
-    def walked(images: Tensor) -> Tensor:
-        found = []
-        for part in images.split(8):  # affinities are large
-            x, maps = part.to(device).float() / 255, maps_of(part).to(device)
+    def walk(images: Tensor, maps: Tensor) -> Tensor:
+        walked = []
+        for part, scores in zip(images.split(8), maps.split(8), strict=True):  # as memory is scarce
+            x = part.to(device).float() / 255
             values = random_walk.affinity(head(features(model, x, settings.stride)), steps)
-            small = resize(maps, values.shape[-2:])
+            small = resize(scores.to(device), values.shape[-2:])
             small = random_walk.random_walk(small, values, steps, beta=settings.beta,
                                             times=settings.times)  # fmt: skip
-            found.append(resize(small, maps.shape[-2:]).cpu())
-        return torch.cat(found)
+            walked.append(resize(small, maps.shape[-2:]).cpu())
+        return torch.cat(walked)
 
-    return walked
+    return walk
 
 
 def resize(maps: Tensor, size: torch.Size) -> Tensor:

@@ -45,13 +45,13 @@ def batch(seed=0, count=2):
 
 
 def test_the_decoder_starts_as_plain_enlargement():
-    decoder, z = Decoder(5, 3, stride=4), torch.rand(2, 5, 4, 4)
+    decoder, z = Decoder(5, 3, factor=4), torch.rand(2, 5, 4, 4)
     start = decoder[0](z).relu()
     torch.testing.assert_close(decoder(z), F.interpolate(start, scale_factor=4, mode="nearest"))
 
 
 def test_the_decoder_can_give_negative_scores():
-    decoder = Decoder(5, 3, stride=2)
+    decoder = Decoder(5, 3, factor=2)
     nn.init.constant_(decoder[-2].bias, -1.0)
     nn.init.constant_(decoder[0].weight, 0.0)
     nn.init.constant_(decoder[0].bias, 0.0)
@@ -67,6 +67,18 @@ def test_sizes():
     assert len(scores) == 7 and all(s.shape == (2, 3, 16, 16) for s in scores)
     odd = torch.randn(2, 3, 18, 22)  # not a multiple of the stride: scores still fit the picture
     assert model(odd).shape == (2, 3, 18, 22)
+
+
+def test_coarser_decoders_learn_from_every_other_pixel():
+    model = small_model(factor=2).eval()
+    images, masks = batch()
+    z = model.encode(images)
+    assert model.main_decoder(z).shape == (2, 3, 8, 8) and model(images).shape == (2, 3, 16, 16)
+    _, parts = cct_loss(model, images, masks, images, masks, step=5, total_steps=10,
+                        generator=seeded(), weak_weight_main=1.0)  # fmt: skip
+    scores = model.main_decoder(z)
+    by_hand = F.cross_entropy(scores, masks[:, 1::2, 1::2].long())
+    assert parts["weak_main"] == pytest.approx(by_hand.item(), abs=1e-5)
 
 
 # ---- Losses by hand
@@ -229,7 +241,7 @@ def test_training_learns():
 
 @pytest.mark.parametrize("settings, message", [
     ({"perturbations": ["cutmix"]}, "unknown perturbations .*cutmix.*choose from"),
-    ({"stride": 6}, "stride is 6, but must be a power of two"),
+    ({"factor": 6}, "factor is 6, but must be a power of two"),
     ({"num_labels": 1}, "give K \\+ 1"),
 ])
 def test_a_network_that_cannot_be(settings, message):
