@@ -1,4 +1,4 @@
-"""Puts the committed table into the README: python ci/update_readme.py (ci/results does it too)."""
+"""Puts the committed tables into the README: python ci/update_readme.py (ci/results does it too)."""
 
 import sys
 from pathlib import Path
@@ -11,23 +11,37 @@ from clims_lib.claims import claims, claims_table  # noqa: E402
 from clims_lib.config import load_profile  # noqa: E402
 from clims_lib.results import read_committed, results_table  # noqa: E402
 
-BEGIN, END = "<!-- results: ci/update_readme.py -->\n", "<!-- end of results -->"
+BEGIN, END = "<!-- results of {}: ci/update_readme.py -->\n", "<!-- end of results -->"
 
 
-def with_results(readme: str) -> str:
-    """The README's text with the committed table and claims between its two marks."""
+def drawn() -> str:
     profile = load_profile("mini")
     rows = read_committed(profile)
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    if not rest or END not in rest:
-        raise ValueError(f"README.md lacks the marks {BEGIN.strip()} and {END}")
     seeds = len({row["seed"] for row in rows})
-    text = (f"MiniWorld **test**, per cent, mean ± standard deviation over {seeds} training "
+    return (f"MiniWorld **test**, per cent, mean ± standard deviation over {seeds} training "
             f"seeds:\n\n```\n{results_table(rows)}\n```\n\nWhat was claimed before measuring, in "
             f"points, and whether it holds:\n\n```\n"
             f"{claims_table(claims(rows, read_committed(profile, 'zero_shot')))}\n```\n\n")
-    return before + BEGIN + text + END + after
+
+
+def photographed() -> str:
+    rows = read_committed(load_profile("voc2012_sample"))
+    return f"```\n{results_table(rows, measures=('miou', 'boat', 'train', 'person'))}\n```\n\n"
+
+
+TABLES = {"mini": drawn, "voc2012_sample": photographed}
+
+
+def with_results(readme: str) -> str:
+    """The README's text with the committed tables between their marks; ValueError without them."""
+    for name, table in TABLES.items():
+        begin = BEGIN.format(name)
+        before, _, rest = readme.partition(begin)
+        _, _, after = rest.partition(END)
+        if END not in rest:
+            raise ValueError(f"README.md lacks the marks {begin.strip()} and {END}")
+        readme = before + begin + table() + END + after
+    return readme
 
 
 def update_readme() -> None:

@@ -78,13 +78,14 @@ def normalise(images: Tensor) -> Tensor:
 def image_encoder(model: CLIP) -> Callable[[Tensor], Tensor]:
     """(B, 3, H, W) normalised pictures -> (B, D) unit vectors; resizes to CLIP's own resolution."""
     size = model.visual.input_resolution
+    return lambda images: F.normalize(model.encode_image(resize(images, size)).float(), dim=-1)
 
-    def encode(images: Tensor) -> Tensor:
-        if images.shape[-1] != size or images.shape[-2] != size:
-            images = F.interpolate(images, (size, size), mode="bicubic", align_corners=False)
-        return F.normalize(model.encode_image(images).float(), dim=-1)
 
-    return encode
+def resize(images: Tensor, size: int) -> Tensor:
+    """(B, 3, H, W) -> (B, 3, size, size), bicubic like CLIP's own transform."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bicubic", antialias=True)
 
 
 @lru_cache(maxsize=65536)

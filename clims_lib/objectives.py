@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clims_lib.clip_model import normalise as normalise_for_clip
+from clims_lib.clip_model import resize
 from clims_lib.losses import area_loss, clims_loss, similarities
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images (B,3,H,W) in [0,1], labels (B,K), masks
@@ -81,16 +82,18 @@ def puzzle_loss(*, tiles: int, alpha: float, ramp: float) -> Loss:
 
 def clims_training_loss(
     encode: Callable[[Tensor], Tensor], class_text: Tensor, background_text: Tensor, *,
-    weights: tuple[float, float, float, float], cbs_threshold: float | None = None,
+    size: int, weights: tuple[float, float, float, float], cbs_threshold: float | None = None,
 ) -> Loss:  # fmt: skip
-    """The CLIMS loss (Eq. 6) of the network's maps; texts are encoded once, by the caller."""
+    """The CLIMS loss (Eq. 6) of the network's maps; texts are encoded once, by the caller.
+
+    size: CLIP's input resolution; pictures and maps are brought to it before they are multiplied.
+    """
 
     def loss(model: nn.Module, batch: Batch, progress: float):
         images, labels, _ = batch
         cams = model(images).float().sigmoid()
-        measured = similarities(
-            encode, normalise_for_clip(images), cams, labels, class_text, background_text
-        )
+        seen = normalise_for_clip(resize(images, size))
+        measured = similarities(encode, seen, cams, labels, class_text, background_text)
         return clims_loss(*measured, cams, labels, weights=weights, cbs_threshold=cbs_threshold)
 
     return loss

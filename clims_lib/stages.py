@@ -196,6 +196,6 @@ def _cam_loss(profile: Profile, method: str) -> objectives.Loss:
     form = profile.losses
     return objectives.clims_training_loss(
         clip_model.image_encoder(model), *clip_texts(profile, model),
-        weights=loss_weights(profile, method),
+        size=model.visual.input_resolution, weights=loss_weights(profile, method),
         cbs_threshold=form.cbs_threshold if form.cbs_form == "thresholded" else None,
     )  # fmt: skip

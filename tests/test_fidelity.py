@@ -55,8 +55,9 @@ def test_real_shapes_are_loaded_finetuned_and_matched(name, half, tmp_path):
     network = CAMNet(3, (1, 1, 1, 1), thin=8, stride=16)
     class_text = clip_model.encode_texts(model, texts).detach()
     loss = clims_training_loss(
-        clip_model.image_encoder(model), class_text, class_text[:, None], weights=(10, 24, 1, 0.2)
-    )
+        clip_model.image_encoder(model), class_text, class_text[:, None], size=224,
+        weights=(10, 24, 1, 0.2),
+    )  # fmt: skip
     total, parts = loss(network, (torch.rand(2, 3, 96, 96), labels, None), 0.0)
     total.backward()
     assert math.isfinite(total.item()) and set(parts) == {"otm", "btm", "cbs", "reg"}

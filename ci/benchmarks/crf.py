@@ -1,0 +1,113 @@
+"""Dense CRF against pydensecrf2 (C++, one thread) on real or invented pictures; growth with size.
+
+    python ci/benchmarks/crf.py [--pictures FOLDER] [--count 100]
+
+FOLDER is in VOC's layout. Without one, MiniWorld's pictures, enlarged, take their place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pydensecrf.densecrf as peer
+import torch
+import torch.nn.functional as F
+from pairs import keep, pair, seconds
+
+from clims_lib.config import load_profile
+from clims_lib.crf import dense_crf
+from clims_lib.splits import read_split
+from clims_lib.voc import VOCFolder
+
+USUAL = {"gaussian_weight": 3.0, "gaussian_sxy": 3.0, "bilateral_weight": 10.0,
+         "bilateral_sxy": 80.0, "bilateral_srgb": 13 / 255, "iterations": 10}  # fmt: skip
+SMALL = USUAL | {"bilateral_sxy": 20.0, "gaussian_sxy": 1.5}  # for pictures of 64 pixels
+
+
+def ours(unary: torch.Tensor, image: torch.Tensor, settings: dict) -> torch.Tensor:
+    """Labels (H, W) of energies (L, H, W) and a picture uint8 (3, H, W)."""
+    return dense_crf(unary[None], image[None] / 255, exact=False, **settings)[0].argmax(0)
+
+
+def theirs(unary: torch.Tensor, image: torch.Tensor, settings: dict) -> torch.Tensor:
+    labels, height, width = unary.shape
+    crf = peer.DenseCRF2D(width, height, labels)
+    crf.setUnaryEnergy(np.ascontiguousarray(unary.reshape(labels, -1).numpy()))
+    crf.addPairwiseGaussian(sxy=settings["gaussian_sxy"], compat=settings["gaussian_weight"])
+    crf.addPairwiseBilateral(
+        sxy=settings["bilateral_sxy"], srgb=255 * settings["bilateral_srgb"],
+        rgbim=np.ascontiguousarray(image.permute(1, 2, 0).numpy()),
+        compat=settings["bilateral_weight"],
+    )  # fmt: skip
+    q = np.array(crf.inference(settings["iterations"]))
+    return torch.from_numpy(q.reshape(labels, height, width).argmax(0))
+
+
+def soft_unary(mask: torch.Tensor, labels: int, generator: torch.Generator) -> torch.Tensor:
+    """Energies like those of a network: the truth, blurred to a map's coarseness, and noise."""
+    truth = mask.long().masked_fill(mask == 255, 0)
+    one_hot = F.one_hot(truth, labels).permute(2, 0, 1).float()[None]
+    small = F.interpolate(one_hot, scale_factor=1 / 16, mode="area")
+    small = 4 * small + torch.randn(small.shape, generator=generator)
+    return -F.interpolate(small, mask.shape, mode="bilinear")[0].log_softmax(0)
+
+
+def agreement(pictures, settings: dict, labels: int) -> float:
+    """Share of pixels with the same label in all of the pictures."""
+    same = total = 0
+    g = torch.Generator().manual_seed(0)
+    for image, mask in pictures:
+        unary = soft_unary(mask, labels, g)
+        same += int((ours(unary, image, settings) == theirs(unary, image, settings)).sum())
+        total += mask.numel()
+    return same / total
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--count", type=int, default=100)
+    options = parser.parse_args(arguments)
+    images, _, masks = read_split(load_profile("mini"), "val", masks=True)
+    drawn = list(zip(images[: options.count], masks[: options.count], strict=True))
+    if options.pictures:
+        folder = VOCFolder(options.pictures, "val")
+        real = [(folder[i].image, folder[i].mask) for i in range(min(options.count, len(folder)))]
+    else:
+        larger = F.interpolate(images[: options.count].float(), (375, 500), mode="bilinear")
+        wide = F.interpolate(masks[: options.count, None].float(), (375, 500), mode="nearest")
+        real = list(zip(larger.byte(), wide[:, 0].byte(), strict=True))
+
+    rows, g = [], torch.Generator().manual_seed(0)
+    image, mask = max(real, key=lambda p: p[1].numel())
+    for labels in (21, 3):
+        unary = soft_unary(mask.clamp(max=labels - 1), labels, g)
+        found = pair(lambda u=unary: ours(u, image, USUAL), lambda u=unary: theirs(u, image, USUAL))
+        height, width = mask.shape
+        rows.append({"what": f"CRF, {width} x {height}, {labels} labels, 10 rounds",
+                     "peer": "pydensecrf2", "goal": 1.5 if labels == 21 else None} | found)
+    for name, some, settings, labels in (("photographs", real, USUAL, 21),
+                                         ("MiniWorld", drawn, SMALL, 7)):
+        if name == "photographs" and not options.pictures:
+            name = "enlarged MiniWorld"
+        rows.append({"what": f"equal labels, {len(some)} pictures: {name}", "peer": "pydensecrf2",
+                     "share": agreement(some, settings, labels), "goal": 0.995})
+    for factor in (0.5, 1, 2, 4):  # of 500 x 375: to 2000 x 1500
+        height, width = int(375 * factor), int(500 * factor)
+        x = F.interpolate(image[None].float(), (height, width), mode="bilinear")[0].byte()
+        for labels in (5, 20):
+            unary = soft_unary(torch.zeros(height, width, dtype=torch.uint8), labels, g)
+            scaled = USUAL | {"bilateral_sxy": 80 * factor, "gaussian_sxy": 3 * factor}
+            ours(unary, x, scaled)
+            took = seconds(lambda u=unary, x=x, s=scaled: ours(u, x, s))
+            rows.append({"what": f"growth, {width} x {height}, {labels} labels", "ours_s": took,
+                         "ns_per_pixel_label": 1e9 * took / (height * width * labels)})
+    keep("crf", rows, "python ci/benchmarks/crf.py --pictures FOLDER --count 100")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The share of its time that the trainer waits for pictures, and how fast scenes are drawn.
+
+    python ci/benchmarks/loading.py
+
+Waiting is measured inside one epoch of the baseline and of CLIMS, mini's settings.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import torch
+from pairs import keep
+
+from clims_lib import miniworld, objectives, training
+from clims_lib.config import load_profile
+from clims_lib.splits import read_sizes, read_split
+from clims_lib.stages import new_network
+
+
+class Timed:
+    """Batches that add up the seconds in which somebody waited for them."""
+
+    def __init__(self, batches):
+        self.batches, self.waited = batches, 0.0
+
+    def __call__(self, epoch):
+        todo = self.batches(epoch)
+        outer = self
+
+        class One:
+            def __len__(self):
+                return len(todo)
+
+            def __iter__(self):
+                found = iter(todo)
+                while True:
+                    started = time.perf_counter()
+                    batch = next(found, None)
+                    outer.waited += time.perf_counter() - started
+                    if batch is None:
+                        return
+                    yield batch
+
+        return One()
+
+
+def main() -> int:
+    profile, rows = load_profile("mini"), []
+    images, labels, _ = read_split(profile, "train")
+    for name, size in (("baseline CAM", profile.cam.batch), ("CLIMS's batches", profile.clims.batch)):
+        batches = Timed(training.MemoryBatches(
+            images, labels, None, size, 0, read_sizes(profile, "train"), profile.augment.crop,
+            profile.augment.resize))
+        started = time.perf_counter()
+        training.train(new_network(profile), objectives.cam_loss(), batches, epochs=1, lr=1e-3)
+        total = time.perf_counter() - started
+        rows.append({"what": f"waiting for pictures, {name}", "share": batches.waited / total,
+                     "goal": 0.05, "epoch_s": total})
+    for processes in (1, torch.get_num_threads()):
+        started = time.perf_counter()
+        miniworld.make_corpus(7, 500, processes=processes)
+        took = time.perf_counter() - started
+        rows.append({"what": f"scenes drawn, {processes} processes", "scenes_s": 500 / took})
+    keep("loading", rows, "python ci/benchmarks/loading.py")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

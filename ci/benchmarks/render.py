@@ -1,0 +1,66 @@
+"""Renders README.md from results/*.json; `--check` fails when it is not what they say."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+HEAD = """# What is fast, and how fast
+
+Every figure is a ratio of two programs that took turns in one run on one machine; `ci/bench` runs
+them all and writes this file. The peers are installed by `ci/bench` alone (the extra `bench`).
+Above 1, ours is faster. Nothing in the tests depends on a time.
+"""
+PROSE = {
+    "crf": "Dense CRF (`clims_lib/crf.py`)",
+    "clims_step": "One CLIMS training step (`objectives.clims_training_loss`)",
+    "cam_inference": "Maps of a data set (`cam.multi_scale_cam`)",
+    "miou": "mIoU over a data set (`metrics.py`)",
+    "loading": "Do data keep the trainer waiting?",
+    "growth": "The whole tutorial: where its minutes go, and how they grow",
+}
+
+
+def number(value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ", ".join(map(number, value)) if isinstance(value, list) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def table(rows: list[dict]) -> str:
+    """A Markdown table of the columns that any row has, in the order they are met."""
+    columns = list(dict.fromkeys(key for row in rows for key in row if key != "rounds"))
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines += ["| " + " | ".join(number(row.get(c)) for c in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def render(folder: Path) -> str:
+    parts = [HEAD]
+    for start, title in PROSE.items():
+        files = sorted(folder.glob(f"{start}*.json"))
+        if not files:
+            continue
+        parts.append(f"\n## {title}\n")
+        for file in files:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            where = ", ".join(f"{k} {v}" for k, v in found["environment"].items() if v)
+            parts.append(f"`{found['command'].strip()}` ({where})\n\n{table(found['rows'])}\n")
+    return "\n".join(parts)
+
+
+def main(arguments: list[str]) -> int:
+    text, path = render(HERE / "results"), HERE / "README.md"
+    if "--check" in arguments:
+        return int(path.read_text(encoding="utf-8") != text)
+    path.write_text(text, encoding="utf-8")
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
