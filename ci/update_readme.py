@@ -1,4 +1,4 @@
-"""Puts the committed tables into the README: python ci/update_readme.py (ci/results does it too)."""
+"""Puts the committed tables into the README: python ci/update_readme.py (so does ci/results)."""
 
 import sys
 from pathlib import Path

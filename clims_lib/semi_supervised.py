@@ -103,8 +103,8 @@ def train_cct(profile: Profile, method: str) -> Path:
         raise ValueError(f"no method {method!r}{did_you_mean(method, methods)}")
     consistent, pseudo = methods[method]
     source = None
-    if pseudo:
-        source = make_pseudo_masks(profile, masks_by.method, "train_weak", masks_by.crf)
+    if pseudo:  # of all train pictures, as DeepLab's; the weak ones are read
+        source = make_pseudo_masks(profile, masks_by.method, "train", masks_by.crf)
 
     def make(folder: Path) -> None:
         model = new_cct(profile)

@@ -49,7 +49,7 @@ class Timed:
 def main() -> int:
     profile, rows = load_profile("mini"), []
     images, labels, _ = read_split(profile, "train")
-    for name, size in (("baseline CAM", profile.cam.batch), ("CLIMS's batches", profile.clims.batch)):
+    for name, size in (("CAM", profile.cam.batch), ("CLIMS's batches", profile.clims.batch)):
         batches = Timed(training.MemoryBatches(
             images, labels, None, size, 0, read_sizes(profile, "train"), profile.augment.crop,
             profile.augment.resize))

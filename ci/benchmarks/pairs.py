@@ -50,8 +50,8 @@ def keep(name: str, rows: list[dict], command: str) -> None:
     """Print the rows and write them to results/<name>.json with the machine they are from."""
     where = {"cores": len(os.sched_getaffinity(0)), "machine": platform.machine(),
              "torch": torch.__version__, "python": platform.python_version(),
-             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}  # fmt: skip
-    rows = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
+    rows = [{k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in rows]
     write_json(RESULTS / f"{name}.json", {"command": command, "environment": where, "rows": rows})
     for row in rows:
         print(json.dumps(row))
