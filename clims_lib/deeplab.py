@@ -33,6 +33,7 @@ from clims_lib.running import bar, device_of, fits
 from clims_lib.splits import read_sizes, read_split
 from clims_lib.stages import load_network, new_network, train_cam, unusual
 from clims_lib.training import MemoryBatches, train
+from clims_lib.walks import network_of
 
 
 class DeepLab(nn.Module):
@@ -56,8 +57,8 @@ class DeepLab(nn.Module):
 
 
 def method_of(profile: Profile) -> str:
-    """The row's name: "deeplab_clims" on the pseudo masks of CLIMS."""
-    return f"deeplab_{profile.pseudo.method}"
+    """The row's name: "deeplab_clims" on masks from the maps of CLIMS, refined or not."""
+    return f"deeplab_{network_of(profile.pseudo.method)}"
 
 
 def new_deeplab(profile: Profile) -> DeepLab:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from clims_lib import metrics, pseudo_masks
+from clims_lib import metrics, pseudo_masks, voc
 from clims_lib.artifacts import artifact, key_in, read_json, write_json
 from clims_lib.config import Profile
 from clims_lib.maps import CLASSIC_MAPS, groups, refine
 from clims_lib.metrics import IGNORE
 from clims_lib.splits import open_split, read_images, read_sizes, read_split, split_folder
-from clims_lib.voc import read_mask, write_mask
+from clims_lib.voc import write_mask
 from clims_lib.walks import looked_at, make_cams, network_of
 
 Predict = Callable[[Tensor], Tensor]  # pictures uint8 (B, 3, S, S) -> masks uint8 (B, S, S)
@@ -131,9 +131,9 @@ def read_masks(profile: Profile, folder: Path, split: str) -> Tensor:
     """The masks in a folder for a split's pictures: uint8 (N, S, S), 255 beyond each picture."""
     names, side = open_split(profile, split).names, profile.data.size
     masks = torch.full((len(names), side, side), IGNORE, dtype=torch.uint8)
-    for canvas, name in zip(masks, names, strict=True):
-        mask = torch.as_tensor(read_mask(folder / f"{name}.png"))
-        canvas[: len(mask), : mask.shape[1]] = mask
+    found = voc.read_masks(folder / f"{name}.png" for name in names)
+    for canvas, mask in zip(masks, found, strict=True):
+        canvas[: mask.shape[0], : mask.shape[1]] = torch.from_numpy(mask)
     return masks
 
 

@@ -34,15 +34,16 @@ from clims_lib.running import device_of, fits
 from clims_lib.settings import Augment
 from clims_lib.splits import read_sizes, read_split, split_folder
 from clims_lib.stages import load_network, new_network, train_cam, unusual
+from clims_lib.walks import network_of
 
 
 def methods_of(profile: Profile) -> dict[str, tuple[bool, bool]]:
     """{name: (consistency of perturbed decoders?, pseudo masks of the weak pictures?)}.
 
-    The last one is named after the masks: "cct_clims" with those of CLIMS.
+    The last one is named after the masks: "cct_clims" with those of CLIMS, refined or not.
     """
     return {"supervised": (False, False), "pseudo_only": (False, True), "cct": (True, False),
-            f"cct_{profile.pseudo.method}": (True, True)}  # fmt: skip
+            f"cct_{network_of(profile.pseudo.method)}": (True, True)}  # fmt: skip
 
 
 def new_cct(profile: Profile) -> cct.CCT:

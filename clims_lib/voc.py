@@ -11,6 +11,7 @@ root/classes.txt, root/grounds.txt   names, one a line (without classes.txt: VOC
 
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,6 +94,14 @@ def read_mask(path):
         return np.array(picture)
 
     return _open(path, "mask", indices)
+
+
+def read_masks(paths):
+    """Yield the masks of many files in order; several threads read, 64 files ahead at most."""
+    paths = list(paths)
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
+        for start in range(0, len(paths), 64):
+            yield from pool.map(read_mask, paths[start : start + 64])
 
 
 def mask_picture(mask):

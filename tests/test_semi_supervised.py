@@ -63,6 +63,7 @@ def test_the_network_is_the_same_for_the_same_seed_and_trains_from_nothing():
 def test_a_method_that_does_not_exist():
     methods = methods_of(load_profile("tiny"))
     assert set(methods.values()) == {(a, b) for a in (False, True) for b in (False, True)}
-    assert list(methods_of(load_profile("tiny", ["pseudo.method=cam"])))[-1] == "cct_cam"
+    for masks in ("cam", "cam_walk"):
+        assert list(methods_of(load_profile("tiny", [f"pseudo.method={masks}"])))[-1] == "cct_cam"
     with pytest.raises(ValueError, match="no method 'cct_clim'; did you mean cct_clims"):
         train_cct(load_profile("tiny"), "cct_clim")

@@ -51,10 +51,10 @@ def published_loss(model, network, images, labels, classes, background, weights)
         has = labels[:, k] > 0
         if not bool(has.any()):
             continue
-        mask, text = masks[has, k : k + 1], [f"a photo of {name}"]
+        mask, text = masks[has, k : k + 1], prompts.class_texts([name])
         otm = otm - similarity(small[has] * mask, text).log().sum()
         btm = btm - (1 - similarity(small[has] * (1 - mask), text)).log().sum()
-        ground = similarity(small[has] * mask, [f"a photo of {t}" for t in background[name]])
+        ground = similarity(small[has] * mask, prompts.class_texts(background[name]))
         cbs = cbs - (1 - ground).log().mean(1).sum()
     return (a[0] * otm + a[1] * btm + a[2] * cbs) / len(images) + a[3] * cams.mean()
 
@@ -81,9 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
     weights = (10.0, 24.0, 1.0, 0.2)
 
     with torch.no_grad():
-        texts = clip_model.encode_texts(model, [f"a photo of {name}" for name in classes])
-        ground = prompts.stack_ragged([clip_model.encode_texts(
-            model, [f"a photo of {t}" for t in table[name]]) for name in classes])
+        texts = clip_model.encode_texts(model, prompts.class_texts(classes))
+        ground = prompts.stack_ragged([clip_model.encode_texts(model, words)
+                                       for words in prompts.background_texts(classes, table)])
     loss = clims_training_loss(clip_model.image_encoder(model), texts, ground, weights=weights,
                                size=model.visual.input_resolution)  # fmt: skip
 

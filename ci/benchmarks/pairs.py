@@ -51,7 +51,8 @@ def keep(name: str, rows: list[dict], command: str) -> None:
     where = {"cores": len(os.sched_getaffinity(0)), "machine": platform.machine(),
              "torch": torch.__version__, "python": platform.python_version(),
              "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
-    rows = [{k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in rows]
+    rows = [{k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in r.items()}
+            for r in rows]
     write_json(RESULTS / f"{name}.json", {"command": command, "environment": where, "rows": rows})
     for row in rows:
         print(json.dumps(row))

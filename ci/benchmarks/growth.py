@@ -1,0 +1,78 @@
+"""How the tutorial's seconds grow with its data (x1, x2, x4, x8), and where they go in a full run.
+
+    python ci/benchmarks/growth.py
+
+Stages with a fixed number of steps (CLIP, CCT, affinities) do not grow and are left out of the
+first part. The second part reads what the last `ci/tutorial` recorded, if there is one.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from pairs import RESULTS, ROOT, keep
+
+from clims_lib import masks, measures, plots, splits, stages, walks
+from clims_lib.artifacts import atomic_path, read_manifest
+from clims_lib.config import load_profile
+
+FACTORS, BASE = (1, 2, 4, 8), 300
+
+
+def grown(factor: int, folder: Path) -> dict:
+    """Seconds of each stage with `factor` times as many train and val pictures."""
+    count = BASE * factor
+    profile = load_profile("mini", [
+        f"data.train={count}", f"data.val={count // 2}", "data.test=6", "data.labelled=20",
+        f'data_root="{folder}/data{factor}"', f'outputs="{folder}/out{factor}"', "device=cpu",
+        "cam.epochs=2", "inference.chosen_on=60", "crf.chosen_on=6",
+    ])  # fmt: skip
+    work = {
+        "draw": lambda: splits.make_data(profile),
+        "read": lambda: [splits.read_split(profile, s, masks=True) for s in ("train", "val")],
+        "train": lambda: stages.train_cam(profile, "cam"),
+        "maps": lambda: walks.make_cams(profile, "cam", "train"),
+        "threshold": lambda: masks.choose_threshold(profile, "cam", True),
+        "CRF": lambda: masks.make_pseudo_masks(profile, "cam", "train", True),
+        "measure": lambda: measures.measure(profile, "cam"),
+    }
+    row = {"what": f"x{factor}: {count} train pictures"}
+    for name, stage in work.items():
+        started = time.perf_counter()
+        stage()
+        row[f"{name}_s"] = time.perf_counter() - started
+    total = sum(value for key, value in row.items() if key.endswith("_s"))
+    return row | {"total_s": total, "ms_per_picture": 1000 * total / count}
+
+
+def last_run(outputs: Path) -> list[dict]:
+    """Seconds of the notebooks and of the trainings behind them, longest first."""
+    rows = []
+    for path in sorted(outputs.glob("[0-9][0-9]_*.ipynb")):
+        state = nbformat.read(path, as_version=4).metadata.get("clims_tutorial", {})
+        if "unfinished" not in path.name:
+            rows.append({"what": f"notebook {path.stem}", "total_s": state.get("seconds")})
+    trained = {path.parent.name.rpartition("-")[0]: read_manifest(path.parent)["seconds"]
+               for path in outputs.glob("weights/*/manifest.json")}
+    return rows + [{"what": f"training {name}", "total_s": trained[name]}
+                   for name in sorted(trained, key=trained.get, reverse=True)]  # fmt: skip
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [grown(factor, Path(folder)) for factor in FACTORS]
+    sizes = [BASE * factor for factor in FACTORS]
+    lines = {key[:-2]: (sizes, [row[key] for row in rows]) for key in rows[0] if key.endswith("_s")}
+    figure = plots.curves(lines, "train pictures", "seconds")
+    with atomic_path(RESULTS / "growth.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=90, bbox_inches="tight")
+    keep("growth", rows + last_run(ROOT / "outputs" / "mini"), "python ci/benchmarks/growth.py")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
