@@ -52,8 +52,9 @@ prepare_venv() {
         rm -rf "$VENV"  # broken: its interpreter is gone, or making it was interrupted
         "$python" -m venv "$VENV"
     fi
-    # Everything of the base and of the other extras is in the test extra, too.
-    if ! is_installed "$extra" && ! is_installed test; then
-        install_checkout "$extra"
+    # Everything of the base and of the other extras but the benchmarks' is in the test extra, too.
+    if is_installed "$extra" || { [[ "$extra" != bench ]] && is_installed test; }; then
+        return
     fi
+    install_checkout "$extra"
 }

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 CONDA_NAMES = {"torch": "pytorch"}
-SCRIPTS = ("ci/tutorial", "ci/test", "ci/results", "ci/lab", "ci/sample", ".ci/run")
+SCRIPTS = ("ci/tutorial", "ci/test", "ci/results", "ci/lab", "ci/sample", "ci/bench", ".ci/run")
 
 
 @pytest.fixture(scope="module")

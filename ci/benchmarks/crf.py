@@ -1,8 +1,9 @@
 """Dense CRF against pydensecrf2 (C++, one thread) on real or invented pictures; growth with size.
 
-    python ci/benchmarks/crf.py [--pictures FOLDER] [--count 100]
+    python ci/benchmarks/crf.py [--pictures FOLDER] [--count 100] [--device cuda --batch 32]
 
-FOLDER is in VOC's layout. Without one, MiniWorld's pictures, enlarged, take their place.
+FOLDER is in VOC's layout. Without one, MiniWorld's pictures, enlarged, take their place. The peer
+runs on the CPU and takes a batch's pictures one by one.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from clims_lib.voc import VOCFolder
 
 USUAL = {"gaussian_weight": 3.0, "gaussian_sxy": 3.0, "bilateral_weight": 10.0,
          "bilateral_sxy": 80.0, "bilateral_srgb": 13 / 255, "iterations": 10}  # fmt: skip
+GOALS = {"cpu": 1.5, "cuda": 30.0}
 SMALL = USUAL | {"bilateral_sxy": 20.0, "gaussian_sxy": 1.5}  # for pictures of 64 pixels
 
 
 def ours(unary: torch.Tensor, image: torch.Tensor, settings: dict) -> torch.Tensor:
-    """Labels (H, W) of energies (L, H, W) and a picture uint8 (3, H, W)."""
-    return dense_crf(unary[None], image[None] / 255, exact=False, **settings)[0].argmax(0)
+    """Labels (B, H, W) of energies (B, L, H, W) and pictures uint8 (B, 3, H, W)."""
+    return dense_crf(unary, image / 255, exact=False, **settings).argmax(1)
 
 
 def theirs(unary: torch.Tensor, image: torch.Tensor, settings: dict) -> torch.Tensor:
@@ -61,15 +63,46 @@ def agreement(pictures, settings: dict, labels: int) -> float:
     g = torch.Generator().manual_seed(0)
     for image, mask in pictures:
         unary = soft_unary(mask, labels, g)
-        same += int((ours(unary, image, settings) == theirs(unary, image, settings)).sum())
+        found = ours(unary[None], image[None], settings)[0]
+        same += int((found == theirs(unary, image, settings)).sum())
         total += mask.numel()
     return same / total
+
+
+def equal_labels(real, drawn, photographs: bool) -> list[dict]:
+    rows = []
+    for name, some, settings, labels in (
+        ("photographs" if photographs else "enlarged MiniWorld", real, USUAL, 21),
+        ("MiniWorld", drawn, SMALL, 7),
+    ):
+        rows.append({"what": f"equal labels, {len(some)} pictures: {name}", "peer": "pydensecrf2",
+                     "share": agreement(some, settings, labels), "goal": 0.995})
+    return rows
+
+
+def growth(image: torch.Tensor, generator: torch.Generator) -> list[dict]:
+    """Seconds from 250 x 187 to 2000 x 1500 pixels, the scales growing with the picture."""
+    rows = []
+    for factor in (0.5, 1, 2, 4):
+        height, width = int(375 * factor), int(500 * factor)
+        x = F.interpolate(image[None].float(), (height, width), mode="bilinear").byte()
+        settings = USUAL | {"bilateral_sxy": 80 * factor, "gaussian_sxy": 3 * factor}
+        for labels in (5, 20):
+            empty = torch.zeros(height, width, dtype=torch.uint8)
+            unary = soft_unary(empty, labels, generator)[None]
+            ours(unary, x, settings)
+            took = seconds(lambda u=unary, x=x, s=settings: ours(u, x, s))
+            rows.append({"what": f"growth, {width} x {height}, {labels} labels", "ours_s": took,
+                         "ns_per_pixel_label": 1e9 * took / (height * width * labels)})
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--batch", type=int, default=1)
     options = parser.parse_args(arguments)
     images, _, masks = read_split(load_profile("mini"), "val", masks=True)
     drawn = list(zip(images[: options.count], masks[: options.count], strict=True))
@@ -85,27 +118,21 @@ def main(arguments: list[str] | None = None) -> int:
     image, mask = max(real, key=lambda p: p[1].numel())
     for labels in (21, 3):
         unary = soft_unary(mask.clamp(max=labels - 1), labels, g)
-        found = pair(lambda u=unary: ours(u, image, USUAL), lambda u=unary: theirs(u, image, USUAL))
+        # Rolled copies: other pictures of one size, so that every picture has a lattice of its own.
+        shifts = range(0, 17 * options.batch, 17)
+        unaries = torch.stack([unary.roll(s, -1) for s in shifts])
+        images = torch.stack([image.roll(s, -1) for s in shifts])
+        there = unaries.to(options.device), images.to(options.device)
+        found = pair(lambda there=there: ours(*there, USUAL),
+                     lambda u=unaries, x=images: [theirs(u[i], x[i], USUAL) for i in range(len(u))])
         height, width = mask.shape
-        rows.append({"what": f"CRF, {width} x {height}, {labels} labels, 10 rounds",
-                     "peer": "pydensecrf2", "goal": 1.5 if labels == 21 else None} | found)
-    for name, some, settings, labels in (("photographs", real, USUAL, 21),
-                                         ("MiniWorld", drawn, SMALL, 7)):
-        if name == "photographs" and not options.pictures:
-            name = "enlarged MiniWorld"
-        rows.append({"what": f"equal labels, {len(some)} pictures: {name}", "peer": "pydensecrf2",
-                     "share": agreement(some, settings, labels), "goal": 0.995})
-    for factor in (0.5, 1, 2, 4):  # of 500 x 375: to 2000 x 1500
-        height, width = int(375 * factor), int(500 * factor)
-        x = F.interpolate(image[None].float(), (height, width), mode="bilinear")[0].byte()
-        for labels in (5, 20):
-            unary = soft_unary(torch.zeros(height, width, dtype=torch.uint8), labels, g)
-            scaled = USUAL | {"bilateral_sxy": 80 * factor, "gaussian_sxy": 3 * factor}
-            ours(unary, x, scaled)
-            took = seconds(lambda u=unary, x=x, s=scaled: ours(u, x, s))
-            rows.append({"what": f"growth, {width} x {height}, {labels} labels", "ours_s": took,
-                         "ns_per_pixel_label": 1e9 * took / (height * width * labels)})
-    keep("crf", rows, "python ci/benchmarks/crf.py --pictures FOLDER --count 100")
+        rows.append({"what": f"CRF, {options.batch} x {width} x {height}, {labels} labels, "
+                             f"10 rounds, {options.device}", "peer": "pydensecrf2",
+                     "goal": GOALS[options.device] if labels == 21 else None} | found)
+    if options.device == "cpu":
+        rows += equal_labels(real, drawn, bool(options.pictures)) + growth(image, g)
+    keep(f"crf_{options.device}", rows,
+         "python ci/benchmarks/crf.py " + " ".join(arguments or sys.argv[1:]))
     return 0
 
 
