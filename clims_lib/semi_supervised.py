@@ -25,6 +25,7 @@ from clims_lib.artifacts import (
     write_json,
 )
 from clims_lib.cam import MEAN, STD
+from clims_lib.cct_network import CCT
 from clims_lib.clip_model import autocast
 from clims_lib.config import Profile, did_you_mean
 from clims_lib.masks import Predict, keep_segmentations, make_pseudo_masks, read_masks
@@ -46,12 +47,12 @@ def methods_of(profile: Profile) -> dict[str, tuple[bool, bool]]:
             f"cct_{network_of(profile.pseudo.method)}": (True, True)}  # fmt: skip
 
 
-def new_cct(profile: Profile) -> cct.CCT:
+def new_cct(profile: Profile) -> CCT:
     """CCT on the profile's CAM backbone, with fresh weights from its seed."""
     network, settings = new_network(profile), profile.cct
     with torch.random.fork_rng():
         torch.manual_seed(profile.seed)
-        return cct.CCT(
+        return CCT(
             network.backbone, network.channels, len(profile.data.classes) + 1,
             settings.feature_channels, settings.perturbations,
             max(1, profile.cam.stride // settings.output_stride),
@@ -149,7 +150,7 @@ def train_cct(profile: Profile, method: str) -> Path:
     return artifact(profile.outputs / "weights", method, recipe, make)
 
 
-def load_cct(profile: Profile, method: str) -> cct.CCT:
+def load_cct(profile: Profile, method: str) -> CCT:
     """A trained CCT in eval mode, trained now when it is not there yet."""
     model = new_cct(profile)
     model.load_state_dict(load_tensors(train_cct(profile, method) / "weights.safetensors"))

@@ -9,9 +9,6 @@ from torch import nn
 
 from clims_lib.artifacts import load_checkpoint, save_checkpoint
 from clims_lib.cct import (
-    CCT,
-    Decoder,
-    PyramidPooling,
     cct_loss,
     consistency,
     cross_entropy,
@@ -20,6 +17,7 @@ from clims_lib.cct import (
     train_cct,
     truth_threshold,
 )
+from clims_lib.cct_network import CCT, Decoder, PyramidPooling
 from clims_lib.perturbations import PERTURBATIONS
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clims_lib.cct import CCT
+from clims_lib.cct_network import CCT
 from clims_lib.config import load_profile
 from clims_lib.semi_supervised import _batches, draw_order, methods_of, new_cct, train_cct
 from clims_lib.settings import Augment

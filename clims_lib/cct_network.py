@@ -1,0 +1,113 @@
+"""CCT's network: one encoder, the main decoder, and an auxiliary one for each perturbation.
+
+Section 3.2 of Ouali et al., CVPR 2020. B pictures of H x W pixels, features z of C channels at
+h x w = H/stride x W/stride, L = K + 1 labels with the background as 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from clims_lib.perturbations import PERTURBATIONS
+
+
+class PyramidPooling(nn.Module):
+    """Give every position a summary of its surroundings at four scales (Zhao et al., CVPR 2017).
+
+    (B, channels, h, w) -> (B, out_channels, h, w). Raises ValueError for one picture in training:
+    the coarsest summary is one value a picture, too few for batch normalisation.
+    """
+
+    def __init__(self, channels: int, out_channels: int, bins: Sequence[int] = (1, 2, 3, 6)):
+        super().__init__()
+        self.summaries = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(size), *_conv(channels, out_channels, 1))
+            for size in bins
+        )
+        self.mix = _conv(channels + len(bins) * out_channels, out_channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) < 2:
+            raise ValueError("training needs at least two pictures in a batch (normalisation)")
+        return self.mix(torch.cat([x] + [_resize(s(x), x.shape[-2:]) for s in self.summaries], 1))
+
+
+class Decoder(nn.Sequential):
+    """Label scores from features: a 1x1 convolution, then pixel shuffles that each double the size.
+
+    (B, channels, h, w) -> (B, num_labels, h * factor, w * factor). The shuffles start as plain
+    enlargement, so there is no checkerboard. Two small changes to the published decoder: they start
+    from the identity instead of a random mixture of labels, and the last has no ReLU, which would
+    keep scores from falling below 0 (and some labels from learning at all).
+    """
+
+    def __init__(self, channels: int, num_labels: int, factor: int):
+        layers = [nn.Conv2d(channels, num_labels, 1)]
+        for _ in range(int(math.log2(factor))):
+            shuffle = nn.Conv2d(num_labels, 4 * num_labels, 1)
+            # PixelShuffle(2) makes channels 4k .. 4k + 3 the four quarters of label k's pixels
+            start = torch.eye(num_labels).repeat_interleave(4, dim=0)
+            shuffle.weight.data.copy_(start[:, :, None, None])
+            nn.init.zeros_(shuffle.bias)
+            layers += [nn.ReLU(), shuffle, nn.PixelShuffle(2)]
+        super().__init__(*layers)
+
+
+class CCT(nn.Module):
+    """Encoder (backbone and pyramid pooling), main decoder, one auxiliary decoder a perturbation.
+
+    `backbone` maps normalised pictures (B, 3, H, W) to (B, channels, h, w); decoders enlarge these
+    by `factor`, and what is still missing to H x W is interpolated (published: nothing). Names in
+    `perturbations` may repeat (published: six each of feature_drop, feature_noise, dropout and
+    guided_cutout, two each of the others). Published: stride and factor 8, 2048 channels, 512
+    feature channels. Raises ValueError for unknown perturbations, factors not powers of two.
+    """
+
+    def __init__(self, backbone: nn.Module, channels: int, num_labels: int, feature_channels: int,
+                 perturbations: Sequence[str] = (), factor: int = 4):
+        super().__init__()
+        unknown = sorted(set(perturbations) - set(PERTURBATIONS))
+        if unknown:
+            raise ValueError(f"unknown perturbations {unknown}; choose from {list(PERTURBATIONS)}")
+        if factor < 1 or factor & (factor - 1):
+            raise ValueError(f"factor is {factor}, but must be a power of two: shuffles double")
+        if num_labels < 2:
+            raise ValueError(f"num_labels is {num_labels}: give K + 1, with the background")
+        self.num_labels, self.perturbations = num_labels, tuple(perturbations)
+        self.backbone = backbone
+        self.pyramid = PyramidPooling(channels, feature_channels)
+        self.main_decoder = Decoder(feature_channels, num_labels, factor)
+        self.auxiliary_decoders = nn.ModuleList(
+            Decoder(feature_channels, num_labels, factor) for _ in self.perturbations
+        )
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Normalised pictures (B, 3, H, W) -> features z (B, feature_channels, h, w)."""
+        return self.pyramid(self.backbone(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised pictures (B, 3, H, W) -> the main decoder's scores (B, L, H, W), float32."""
+        return _resize(self.main_decoder(self.encode(images)).float(), images.shape[-2:])
+
+    def auxiliary_scores(self, z: Tensor, prediction: Tensor, generator: Generator) -> list[Tensor]:
+        """Scores (B, L, h * factor, w * factor) of every auxiliary decoder on its perturbed z."""
+        return [
+            decoder(PERTURBATIONS[name](z, prediction, decoder, generator)).float()
+            for name, decoder in zip(self.perturbations, self.auxiliary_decoders, strict=True)
+        ]
+
+
+def _conv(channels: int, out_channels: int, size: int) -> nn.Sequential:
+    conv = nn.Conv2d(channels, out_channels, size, padding=size // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
