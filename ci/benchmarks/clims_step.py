@@ -105,10 +105,12 @@ def main(arguments: list[str] | None = None) -> int:
     apart = float((mine - published).abs().max() / published.abs().max())
     rows = []
     for amp, goal in ((False, 2.0), (True, 4.0 if options.device == "cuda" else None)):
+        memory = None
         if options.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
+            ours(amp)
+            memory = torch.cuda.max_memory_allocated() / 2**20
         found = pair(lambda amp=amp: ours(amp), theirs, options.rounds)
-        memory = torch.cuda.max_memory_allocated() / 2**20 if options.device == "cuda" else None
         rows.append({"what": f"CLIMS step, {options.clip}, crop {options.crop}, batch "
                              f"{options.batch}, {options.device}, {'bf16' if amp else 'fp32'}",
                      "peer": "the published loop, fp32", "goal": goal,

@@ -13,6 +13,13 @@ Every figure is a ratio of two programs that took turns in one run on one machin
 them all and writes this file. The peers are installed by `ci/bench` alone (the extra `bench`).
 Above 1, ours is faster. Nothing in the tests depends on a time.
 """
+NO_GPU = """
+## On a GPU
+
+Not measured yet: no run on a machine with a GPU is committed. There, `ci/bench` adds the CRF in
+batches, maps at crop 512, and CLIMS training at crop 512 and batch 16 with CLIP of the shapes of
+ViT-B/32 and RN50 (random weights): images/s, peak memory and the ratio to the published loop.
+"""
 PROSE = {
     "crf": "Dense CRF (`clims_lib/crf.py`)",
     "clims_step": "One CLIMS training step (`objectives.clims_training_loss`)",
@@ -50,6 +57,8 @@ def render(folder: Path) -> str:
             found = json.loads(file.read_text(encoding="utf-8"))
             where = ", ".join(f"{k} {v}" for k, v in found["environment"].items() if v)
             parts.append(f"`{found['command'].strip()}` ({where})\n\n{table(found['rows'])}\n")
+    if not list(folder.glob("*cuda*.json")):
+        parts.append(NO_GPU)
     return "\n".join(parts)
 
 
