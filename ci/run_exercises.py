@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 from run_tutorial import ROOT, prepare_kernels
@@ -55,6 +56,7 @@ def read_config(course: Path) -> Config:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     logging.basicConfig(format="%(message)s")
     logging.getLogger("traitlets").setLevel(logging.ERROR)  # it warns of every test it puts back
+    warnings.filterwarnings("ignore", module="nbgrader")  # and of its own way with the gradebook
     return PyFileConfigLoader("nbgrader_config.py", path=str(course)).load_config()
 
 
