@@ -86,7 +86,7 @@ def test_own_photographs_become_a_data_set(guide, tmp_path, monkeypatch, capsys)
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `sample` is not installed")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(config, "ROOT", tmp_path)
-    take_photographs(tmp_path / "photos")
+    take_photographs(tmp_path / "data/mine/photos")
     convert, read, stage = blocks(guide, "python")
     names: dict = {}
     exec(convert, names)
