@@ -1,7 +1,8 @@
 """Pictures for people: arrays in, a matplotlib Figure out.
 
 Masks have the VOC palette, other colours are the Okabe-Ito ones that colour-blind readers tell
-apart. No function here computes a result.
+apart. No function here computes a result. Every figure of pyplot, also one not made here, tells
+screen readers what it shows (`alt_text`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from matplotlib.patches import Patch
 
 from clims_lib.voc import palette
 
+plt.rcParams["figure.hooks"] = ["clims_lib.alt_text:attach"]
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 
 

@@ -43,9 +43,13 @@ figure { margin: 2rem 0 }
 
 
 def save_figure(figure, path: Path, alt: str) -> None:
-    """Write a matplotlib figure as PNG with its alternative text inside, for `render_report`."""
+    """Write a matplotlib figure as PNG with its alternative text inside, for `render_report`.
+
+    Where a notebook also displays the figure, it has the same text there (`alt_text`).
+    """
     if not alt.strip():
         raise ValueError(f"{path}: say in `alt` what the figure shows to one who cannot see it")
+    figure.alt = alt
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight",
                        metadata={"Description": alt})
@@ -57,25 +61,11 @@ def render_report(results: dict, figures_folder: Path, path: Path, committed: di
 
     `committed` is the table over several seeds, set beside this run's numbers if given.
     """
-    rows, theirs = results["rows"], (committed or {}).get("rows", [])
-    split = split or headline_of(rows)
-    where = results.get("environment", {})
     parts = [
         "<h1>CLIMS, from scratch: what this run measured</h1>",
-        f"<p>{_text(_machine(where))}; commit {_text(results.get('commit') or 'unknown')}; seed "
-        f"{_text(', '.join(map(str, sorted({row['seed'] for row in rows}))) or 'none')}.</p>",
-        "<h2>Beside the paper</h2>",
-        "<p>The paper's numbers are from PASCAL VOC2012 photographs and large networks, ours from "
-        "small drawn scenes: compare the order of methods and the gains, not the height.</p>",
-        _paper_table(rows, theirs, split),
-        f"<h2>All methods ({_text(split)})</h2>",
-        _methods_table(rows, theirs, split),
-        _zero_shot_table(results.get("zero_shot", [])),
-        _oracle_table(results.get("oracle", [])),
-        "<h2>The paper's Table 1</h2>",
-        _table("Semi-supervised segmentation, VOC2012 mIoU in per cent, as published",
-               ["method", "val", "test"],
-               [[name, _number(val), _number(test)] for name, val, test in TABLE_1]),
+        f"<p>{_text(origin(results))}.</p>",
+        *(f"<h2>{title}</h2>\n{lines}" for title, lines
+          in tables(results, committed, split).items()),
         _figures(figures_folder),
     ]
     page = ('<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -84,6 +74,38 @@ def render_report(results: dict, figures_folder: Path, path: Path, committed: di
             + "\n".join(part for part in parts if part) + "\n</main>\n</body>\n</html>\n")
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def tables(results: dict, committed: dict | None = None, split: str = "") -> dict[str, str]:
+    """Return {title: HTML table} of all that was measured on a split, for report and book.
+
+    Numbers are means over the seeds in `results`; `split` is the headline's if not given.
+    """
+    rows, theirs = results["rows"], (committed or {}).get("rows", [])
+    split = split or headline_of(rows)
+    found = {
+        "Beside the paper":
+            "<p>The paper's numbers are from PASCAL VOC2012 photographs and large networks, ours "
+            "from other pictures or smaller networks: compare the order of methods and the gains, "
+            "not the height.</p>\n" + _paper_table(rows, theirs, split),
+        f"All methods ({_text(split)})": _methods_table(rows, theirs, split),
+        "Zero-shot accuracy": _zero_shot_table(results.get("zero_shot", [])),
+        "Oracle check": _oracle_table(results.get("oracle", [])),
+        "The paper's Table 1":
+            _table("Semi-supervised segmentation, VOC2012 mIoU in per cent, as published",
+                   ["method", "val", "test"],
+                   [[name, _number(val), _number(test)] for name, val, test in TABLE_1]),
+    }
+    return {title: lines for title, lines in found.items() if lines}
+
+
+def origin(results: dict) -> str:
+    """Say with what, on what, from which commit and with which seeds results were measured."""
+    where, seeds = results.get("environment", {}), {row["seed"] for row in results["rows"]}
+    return (f"Python {where.get('python', '?')}, torch {where.get('torch', '?')}, "
+            f"{where.get('cores', '?')} cores, {where.get('device', '?')}; commit "
+            f"{results.get('commit') or 'unknown'}; seed "
+            f"{', '.join(map(str, sorted(seeds))) or 'none'}")
 
 
 def beside_the_paper(rows: Iterable[dict], split: str = "") -> list[tuple]:
@@ -107,11 +129,12 @@ def beside_the_paper(rows: Iterable[dict], split: str = "") -> list[tuple]:
 
 
 def _paper_table(rows: list[dict], committed: list[dict], split: str) -> str:
-    theirs = beside_the_paper(committed, split)
-    body = [[what, _number(published), per_cent(ours), per_cent(many)]
-            for (what, published, ours), (_, _, many)
-            in zip(beside_the_paper(rows, split), theirs, strict=True)]
-    header = ["", "paper, VOC2012", f"this run, {split}", "committed, mean ± spread"]
+    header, columns = ["", "paper, VOC2012", f"ours, {split}"], [rows]
+    if committed:
+        header, columns = [*header, "committed, mean ± spread"], [rows, committed]
+    lines = zip(*(beside_the_paper(column, split) for column in columns), strict=True)
+    body = [[line[0][0], _number(line[0][1]), *(per_cent(ours) for _, _, ours in line)]
+            for line in lines]
     return _table("IoU and mIoU in per cent", header, body)
 
 
@@ -135,9 +158,8 @@ def _zero_shot_table(zero_shot: list[dict]) -> str:
     classes = list(dict.fromkeys(name for row in zero_shot for name in row["accuracy"]))
     body = [[row["model"], row["split"], row["seed"],
              *(_number(row["accuracy"].get(name), 100) for name in classes)] for row in zero_shot]
-    return "<h2>Zero-shot accuracy</h2>" + _table(
-        "Share of a class's pictures recognised, in per cent",
-        ["model", "split", "seed", *classes], body)
+    return _table("Share of a class's pictures recognised, in per cent",
+                  ["model", "split", "seed", *classes], body)
 
 
 def _oracle_table(oracle: list[dict]) -> str:
@@ -153,7 +175,7 @@ def _oracle_table(oracle: list[dict]) -> str:
         if means:
             lowest.add((len(body), 1 + masks.index(min(means, key=means.get))))
         body.append([name, *(_number(means.get(mask)) for mask in masks)])
-    return "<h2>Oracle check</h2>" + _table(
+    return _table(
         "Mean CLIMS loss of candidate masks; the lowest of each class is underlined and should "
         "be the true mask or the true mask blurred", ["class", *masks], body, lowest)
 
@@ -180,11 +202,6 @@ def _table(caption: str, header: list, body: list[list], marked: Iterable = ()) 
         lines.append(f'<tr><th scope="row">{_text(first)}</th>{"".join(tags)}</tr>')
     return (f'<div class="wide"><table><caption>{_text(caption)}</caption><thead><tr>{head}</tr>'
             f"</thead><tbody>{''.join(lines)}</tbody></table></div>")
-
-
-def _machine(where: dict) -> str:
-    return (f"Python {where.get('python', '?')}, torch {where.get('torch', '?')}, "
-            f"{where.get('cores', '?')} cores, {where.get('device', '?')}")
 
 
 def _number(value: float | None, factor: float = 1) -> str:

@@ -1,6 +1,7 @@
 """Fixtures shared by the tests."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,22 @@ def voc2012() -> Path:
         if (place / "JPEGImages").is_dir():
             return place
     pytest.skip("no VOC2012 pictures: set CLIMS_VOC2012 or put them into data/voc2012")
+
+
+@pytest.fixture(scope="module")  # its event loop must not run beside those of other tests
+def browser():
+    """A headless Chromium, or a skip that says what is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra `test`")
+    names = ("chromium", "chromium-browser", "google-chrome")  # as in ci/_browser.sh
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
+    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+             "--disable-background-networking", "--disable-component-update"]
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=path, args=quiet)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 CONDA_NAMES = {"torch": "pytorch"}
-SCRIPTS = ("ci/tutorial", "ci/test", "ci/results", "ci/lab", "ci/sample", "ci/bench",
+SCRIPTS = ("ci/tutorial", "ci/test", "ci/results", "ci/lab", "ci/sample", "ci/bench", "ci/book",
            "ci/exercises", ".ci/run")
 
 

@@ -1,0 +1,116 @@
+"""Builds a static site of the executed notebooks; `ci/book` calls it inside the environment.
+
+The pages: the README in front, the notebooks, the committed results, the library's docstrings.
+Sphinx makes them as ci/book_source says; this script only lays out what it reads.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from clims_lib.artifacts import read_json  # noqa: E402
+from clims_lib.config import PROFILES, Profile, load_profile  # noqa: E402
+from clims_lib.report import origin, tables  # noqa: E402
+
+try:
+    from sphinx.cmd.build import main as sphinx
+except ImportError:
+    sys.exit("ci/book: Sphinx is missing; python -m pip install -e '.[book]' brings it")
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        build(load_profile(options.profile), options.out.resolve())
+    except ValueError as error:
+        print(f"ci/book: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.out / 'index.html'}: open it in a browser, or serve it to others with\n"
+          f"python -m http.server -d {options.out}")
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="ci/book", description=__doc__.split(";")[0] + ".",
+                                     allow_abbrev=False)
+    parser.add_argument("--profile", default="mini",
+                        help="whose executed notebooks: a name in clims_lib/profiles or a .toml "
+                             "file (default: mini); those that were not executed are shown as "
+                             "they are committed")
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "book",
+                        help="folder of the site; it is replaced (default: outputs/book)")
+    return parser.parse_args(arguments)
+
+
+def build(profile: Profile, out: Path) -> None:
+    """Replace the folder `out` with the site, once the whole of it is there.
+
+    Raises ValueError where `out` holds something else, or when Sphinx cannot build it.
+    """
+    if out.exists() and not (out / "searchindex.js").is_file():
+        raise ValueError(f"{out} is not a site of ci/book; delete it yourself or choose another "
+                         "folder with --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".book-", dir=out.parent) as temporary:
+        pages, site = Path(temporary, "pages"), Path(temporary, "site")
+        lay_out(profile, pages)
+        print("Building the pages (half a minute) ...", flush=True)
+        if sphinx(["-b", "html", "-q", "-d", f"{temporary}/trees", str(pages), str(site)]):
+            raise ValueError("Sphinx stopped; its message above says at which page")
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(site, out)
+
+
+def lay_out(profile: Profile, pages: Path) -> None:
+    """Put what the site is made from into one folder; links between the files stay as they are."""
+    shutil.copytree(ROOT / "ci" / "book_source", pages)
+    shutil.copy(ROOT / "README.md", pages)
+    (pages / "results.md").write_text(results_page(), encoding="utf-8")
+    with (pages / "library.rst").open("a") as page:  # ends where its list of modules begins
+        page.writelines(f"   ~clims_lib.{path.stem}\n"
+                        for path in sorted((ROOT / "clims_lib").glob("[a-z]*.py")))
+    shutil.copytree(ROOT / "notebooks", pages / "notebooks")
+    for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        executed = profile.outputs / source.name
+        if not executed.is_file():
+            print(f"{source.name}: not executed with {profile.name}, shown as it is committed")
+            executed = source
+        notebook = without_widgets(nbformat.read(executed, as_version=4))
+        nbformat.write(notebook, pages / "notebooks" / source.name)
+
+
+def without_widgets(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Take out what lives only in a running notebook: bars and sliders."""
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+    notebook.metadata.pop("widgets", None)
+    return notebook
+
+
+def results_page() -> str:
+    """The committed results as Markdown: every number is computed here from data/results."""
+    parts = ["# Results", "What `ci/results` measured, as committed in `data/results`: per cent, "
+             "mean ± standard deviation over training seeds where there are several."]
+    for file in sorted((ROOT / "data" / "results").glob("*.json")):
+        if (PROFILES / f"{file.stem}.toml").is_file():
+            profile, results = load_profile(file.stem), read_json(file)
+            parts += [f"## {profile.name}", f"{profile.note} Measured with {origin(results)}."]
+            parts += [f"### {title}\n\n{lines}" for title, lines
+                      in tables(results, split=profile.headline).items()]
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
