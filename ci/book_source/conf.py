@@ -12,8 +12,7 @@ from docutils.utils.math.latex2mathml import tex2mathml
 
 project = "CLIMS, a tutorial in notebooks"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
-# index.md is the README; links lead to the exercises as to files.
-exclude_patterns = ["README.md", "notebooks/exercises"]
+exclude_patterns = ["README.md", "notebooks/exercises"]  # index.md includes the README
 smartquotes = False  # it would take the -- of options for a dash
 
 nb_execution_mode = "off"
@@ -41,8 +40,10 @@ html_math_renderer = "mathml"
 templates_path = ["_templates"]
 
 
-def lead_home(app, page: str, source: list[str]) -> None:
-    source[0] = source[0].replace("(../README.md", "(../index.md")
+def redirect(app, page: str, source: list[str]) -> None:
+    """Let links lead to the README's page, and to exercises as files to download."""
+    for old, new in {"(../README.md": "(../index.md", "(exercises/": "(path:exercises/"}.items():
+        source[0] = source[0].replace(old, new)
 
 
 def visit_formula(translator, node: nodes.math | nodes.math_block) -> None:
@@ -86,6 +87,6 @@ def describe_figures(app, doctree: nodes.document) -> None:
 
 def setup(app) -> None:
     app.add_html_math_renderer("mathml", (visit_formula, None), (visit_formula, None))
-    app.connect("source-read", lead_home)
+    app.connect("source-read", redirect)
     app.connect("autodoc-process-docstring", as_plain_text)
     app.connect("doctree-read", describe_figures)
