@@ -18,12 +18,12 @@ def attach(figure: Figure) -> None:
 
 def describe(figure: Figure) -> str:
     """Return the figure's `alt` where somebody wrote one (`report.save_figure` does), else what
-    its titles, axes and legends say, and how many pictures it has."""
+    its titles, axes and legends say, and how many pictures it has; "" if nothing."""
     if getattr(figure, "alt", ""):
         return figure.alt
     figure.draw_without_rendering()  # names at ticks are not there before
     pictures = sum(len(axis.images) for axis in figure.axes)
-    parts = ["1 picture" if pictures == 1 else f"{pictures} pictures"] if pictures else []
+    parts = [f"{pictures} pictures"] if pictures > 1 else []  # one may be a table
     parts += [" ".join(text.get_text().split()) for text in figure.findobj(Text)]
     # numbers at ticks say nothing without the lines beside them
     return "; ".join(dict.fromkeys(p for p in parts if any(map(str.isalpha, p)) and p[0] != "$"))

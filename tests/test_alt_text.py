@@ -20,7 +20,7 @@ def close_figures():
 
 @pytest.mark.parametrize("figure, words", [
     (lambda: plots.gallery([PICTURE] * 3, ["a", "b, c", "d"]), {"3 pictures", "a", "b, c", "d"}),
-    (lambda: plots.gallery([PICTURE]), {"1 picture"}),
+    (lambda: plots.gallery([PICTURE]), {""}),
     (lambda: plots.grid([[PICTURE] * 2] * 2, ["boat", "cow"], ["picture", "CAM"]),
      {"4 pictures", "boat", "cow", "picture", "CAM"}),
     (lambda: plots.legend_of(["boat", "cow"]), {"boat", "cow"}),
@@ -29,7 +29,7 @@ def close_figures():
     (lambda: plots.curves({"bce": ([1, 2, 300], [0.5, 0.9, 0.25])}, "epoch", "loss"),
      {"epoch", "loss", "bce"}),
     (lambda: plots.heat_table([[1, 2], [2, 3]], ["r", "s"], ["a\nb", "c"], "margins"),
-     {"1 picture", "margins", "r", "s", "a b", "c"}),
+     {"margins", "r", "s", "a b", "c"}),
 ])  # fmt: skip
 def test_words_come_from_the_figure(figure, words):
     assert set(describe(figure()).split("; ")) == words
