@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -22,11 +23,16 @@ from clims_lib.running import bar, device_of, fits
 from clims_lib.splits import read_split, split_folder
 
 
+@lru_cache(maxsize=1)  # training and finetuning see the same scenes, which take a minute to draw
+def _corpus(captions: int) -> miniworld.Corpus:
+    return miniworld.make_corpus(0, captions)
+
+
 class CaptionBatches:
     """Batches of cut views with captions for the small CLIP; step and seed decide each one."""
 
     def __init__(self, profile: Profile, size: int, salt: int = 0):
-        self.corpus = miniworld.make_corpus(0, profile.data.captions)
+        self.corpus = _corpus(profile.data.captions)
         self.size, self.seed = size // 2, 2 * profile.seed + salt
         self.cuts = asdict(profile.clip.cutouts)
 
