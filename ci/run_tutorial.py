@@ -317,13 +317,14 @@ def gather(profile: Profile, whole: bool) -> None:
 
 @contextlib.contextmanager
 def locked(outputs: Path) -> Iterator[None]:
-    """Keep a second ci/tutorial from writing into the same outputs at the same time."""
+    """Keep a second ci/tutorial or ci/sweep from writing into the same folder at the same time."""
     outputs.parent.mkdir(parents=True, exist_ok=True)
     with open(outputs.with_name(f".{outputs.name}.lock"), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TutorialError(f"another ci/tutorial is at work in {outputs}") from None
+            raise TutorialError("another ci/tutorial or ci/sweep is at work in "
+                                f"{outputs}") from None
         yield
 
 

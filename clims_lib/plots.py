@@ -8,6 +8,7 @@ screen readers what it shows (`alt_text`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -103,6 +104,25 @@ def curves(lines: Mapping[str, tuple[Sequence, Sequence]], xlabel: str, ylabel: 
     for i, (label, (x, y)) in enumerate(lines.items()):
         axis.plot(x, y, label=label, color=COLOURS[i % len(COLOURS)], marker="osv^Dx+*"[i % 8],
                   markersize=4)  # fmt: skip
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def spreads(lines: Mapping[str, Mapping[float | str, tuple[float, float]]], xlabel: str,
+            ylabel: str) -> Figure:  # fmt: skip
+    """Means with bars of their spreads: {label: {x: (mean, spread)}}; texts x are categories.
+
+    Later bars are thinner and wider at their ends, so that none hides another.
+    """
+    figure, axis = plt.subplots(figsize=(10, 3.6), layout="constrained")
+    for i, (label, line) in enumerate(lines.items()):
+        means, errors = zip(*line.values(), strict=True)
+        x = [fill(value, 30) if isinstance(value, str) else value for value in line]
+        axis.errorbar(x, means, errors, label=fill(label, 40), color=COLOURS[i % len(COLOURS)],
+                      marker="osv^Dx+*"[i % 8], markersize=5, elinewidth=max(1, 7 - 3 * i),
+                      capsize=3 + 2 * i)  # fmt: skip
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.grid(alpha=0.3)

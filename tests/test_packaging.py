@@ -10,7 +10,7 @@ import pytest
 
 CONDA_NAMES = {"torch": "pytorch"}
 SCRIPTS = ("ci/tutorial", "ci/test", "ci/results", "ci/lab", "ci/sample", "ci/bench", "ci/book",
-           "ci/exercises", ".ci/run")
+           "ci/exercises", "ci/sweep", ".ci/run")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,17 @@ def test_bars_leave_gaps_and_grids_have_a_cell_each():
     assert len(plots.grid(cells, ["p", "q"]).axes) == 6
 
 
+def test_spreads_are_bars_around_the_means():
+    lines = {"a": {0.0: (0.4, 0.1), 8.0: (0.6, 0.0)}, "b": {0.0: (0.2, 0.0)}}
+    axis = plots.spreads(lines, "weight", "mIoU").axes[0]
+    first, second = (container[0].get_xydata().tolist() for container in axis.containers)
+    assert first == [[0, 0.4], [8, 0.6]] and second == [[0, 0.2]]
+    bar = axis.containers[0][2][0].get_segments()[0]
+    assert np.allclose(bar, [[0, 0.3], [0, 0.5]])
+    axis = plots.spreads({"a": {'["sky"]': (0.4, 0.1), '["sea"]': (0.6, 0.0)}}, "x", "y").axes[0]
+    assert [t.get_text() for t in axis.get_xticklabels()] == ['["sky"]', '["sea"]']
+
+
 def test_a_picture_of_the_wrong_shape_says_so():
     with pytest.raises(ValueError, match="3, H, W"):
         plots.picture(np.zeros((4, 4)))

@@ -184,7 +184,7 @@ def test_fresh_deletes_only_outputs(toy, tmp_path, capsys):
 def test_one_at_a_time(toy, capsys):
     with run_tutorial.locked(toy.out):
         assert toy() == 1
-    assert "another ci/tutorial is at work" in capsys.readouterr().err
+    assert "another ci/tutorial or ci/sweep is at work" in capsys.readouterr().err
 
 
 @pytest.fixture(autouse=True)
