@@ -18,7 +18,7 @@ from clims_lib.panel import Panel, View, pickers, slider
 from clims_lib.readouts import cards, per_cent
 from clims_lib.walks import make_cams, network_of
 
-LIVE_PIXELS = 2**16  # a CRF on more of them would fall behind a slider
+LIVE_PIXELS = 2**15  # a CRF on more of them would fall behind a slider
 
 
 def quick_refine(profile: Profile, image: Tensor, cams: Tensor, threshold: float,
@@ -116,7 +116,8 @@ def crf_tuner(profile: Profile) -> Panel:
                                    "how much near pixels of like colour count"),
         "gaussian_weight": scaled("gaussian_weight", "Gaussian weight",
                                   "how much neighbours count, whatever their colour", ".2f"),
-        "bilateral_sxy": scaled("bilateral_sxy", "range", "pixels: how far near is", low=0.1),
+        "bilateral_sxy": scaled("bilateral_sxy", "bilateral range",
+                                "pixels: how far away is still near", low=0.1),
         "bilateral_srgb": scaled("bilateral_srgb", "colour tolerance",
                                  "how alike colours are that are tied", ".3f", low=0.1),
         "iterations": widgets.IntSlider(usual["iterations"], min=0, max=20, tooltip="rounds",

@@ -5,6 +5,7 @@ Notebook 02 shows it. The mask is made from the true one, so this is for looking
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -42,6 +43,13 @@ def parts_of(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     """The object, what comes with it, and the rest: bool (H, W) each, together the picture."""
     home = case.home & ~case.thing
     return case.thing, home, ~(case.thing | home)
+
+
+def name_of(case: Case, klass: str, t: float) -> str:
+    """What `growing_mask` of `parts_of` holds at t, in words."""
+    whole = max(0, math.ceil(round(t, 6)) - 1)  # parts that are there for sure
+    names = [klass, case.home_name, "rest"]
+    return " + ".join([*names[:whole], f"{100 * (t - whole):.0f} % of the {names[whole]}"])
 
 
 def cut(model, case: Case, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,8 +141,9 @@ def loss_explorer(profile: Profile) -> Panel:
                 f"rest image and “{klass}”": found["rest"]}
         for text, s in zip(grounds_of(profile, klass), found["background"], strict=True):
             said[f"object image and “{text}”"] = s
+        painted = plots.overlay(case.image, (mask * case.label).to(torch.uint8))
         return View(
-            {"picture and mask": plots.overlay(case.image, (mask * case.label).to(torch.uint8)),
+            {f"mask: {name_of(case, klass, t)}": painted,
              "object image, x · P": visible((image * small)[0]),
              "rest image, x · (1 − P)": visible((image * (1 - small))[0])},
             side_by_side(bars(terms | {"sum": found["sum"]}, most, "weighted terms of the loss"),

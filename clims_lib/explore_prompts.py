@@ -111,8 +111,7 @@ def prompt_lab(profile: Profile) -> Panel:
         table = ask(features, read(texts), profile.losses.cbs_threshold)
         return View({name: visible(region[0]) for name, region in regions.items()},
                     heat_table(table, list(regions), columns_of(profile, nouns),
-                               "cosine similarity with each text, and L_CBS if the region were "
-                               "the mask"))
+                               "similarity with each text, and CBS if the region were the mask"))
 
     picks = pickers(cases)
     fields = {"noun": widgets.Text(cases.first, description="class text",

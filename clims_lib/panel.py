@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import anywidget
 import ipywidgets as widgets
 import numpy as np
 from PIL import Image
@@ -43,6 +44,21 @@ def png(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
+class _Keys(anywidget.AnyWidget):
+    """Leaves the keyboard to the control that has the focus.
+
+    JupyterLab takes a menu's keys for commands on cells: without this, an arrow chooses another
+    cell instead of another class, and X cuts the cell.
+    """
+
+    _esm = """
+    document.addEventListener("focusin", ({target}) => {
+        if (target.closest(".clims-explorer")) target.dataset.lmSuppressShortcuts = "true";
+    });
+    export default {render() {}};
+    """
+
+
 class Panel(widgets.VBox):
     """Controls, pictures and numbers that follow look(**the controls' values) -> View.
 
@@ -62,7 +78,7 @@ class Panel(widgets.VBox):
             grid_template_columns=columns, grid_gap="0.25rem 1.5rem"))
         self._row = widgets.GridBox(layout=widgets.Layout(grid_gap="0.75rem"))
         self._title = title
-        super().__init__([grid, self._row, self.numbers], layout=widgets.Layout(**LOOKS))
+        super().__init__([_Keys(), grid, self._row, self.numbers], layout=widgets.Layout(**LOOKS))
         self.add_class("clims-explorer")
         self.redraw()
 

@@ -82,6 +82,7 @@ def _shades(column: Sequence[float]) -> list[float]:
 
 
 def _table(title: str, rows: Sequence[str], style: str = "") -> str:
-    head = "text-align: left; font-weight: 600; padding-bottom: 0.2rem; caption-side: top"
+    head = ("text-align: left; font-weight: 600; padding-bottom: 0.2rem; caption-side: top; "
+            "white-space: nowrap")
     return (f'<table style="border-collapse: collapse; line-height: 1.4; {style}">'
             f'<caption style="{head}">{html.escape(title)}</caption>{"".join(rows)}</table>')

@@ -91,6 +91,9 @@ def test_a_mask_grows_from_the_left_part_by_part():
 def test_the_three_parts_are_the_picture(small):
     parts = torch.stack(explore_losses.parts_of(small))
     assert (parts.sum(0) == 1).all() and parts.sum((1, 2)).tolist() == [4, 6, 2]
+    names = [explore_losses.name_of(small, "train", t) for t in (0, 0.15, 1, 1.5, 2.25)]
+    assert names == ["0 % of the train", "15 % of the train", "100 % of the train",
+                     "train + 50 % of the railroad", "train + railroad + 25 % of the rest"]
 
 
 def test_prompts_are_parsed_and_bad_ones_say_what_to_type():
@@ -256,7 +259,7 @@ def test_the_tuners_button_brings_the_profile_back(tiny):
     before = {name: control.value for name, control in tuner.controls.items()}
     for name in ("bilateral_weight", "iterations", "threshold"):
         tuner.controls[name].value = tuner.controls[name].max
-    button = next(w for w in tuner.children[0].children if isinstance(w, widgets.Button))
+    button = next(w for w in tuner.children[1].children if isinstance(w, widgets.Button))
     button.click()
     assert {name: control.value for name, control in tuner.controls.items()} == before
 
@@ -275,9 +278,10 @@ def test_static_figures_hold_what_the_explorers_show(tiny):
 
 
 def test_what_is_not_here_is_not_offered(small_voc):
-    profile = profile_of(small_voc)  # without CLIP's weights; its masks for CCT would need CLIP
+    lost = "clip.checkpoint=nowhere.pt"
+    profile = profile_of(small_voc, lost)  # its masks for CCT would need CLIP, too
     assert list(explore_cams.methods_of(profile)) == ["CAM", "PuzzleCAM"]
-    other = profile_of(small_voc, "pseudo.method=cam_walk")
+    other = profile_of(small_voc, lost, "pseudo.method=cam_walk")
     assert list(explore_cams.methods_of(other)) == ["CAM", "PuzzleCAM", "CRF", "CCT"]
     cases = Cases(profile)
     case = cases.case(0, cases.first)  # without grounds: what lies around
