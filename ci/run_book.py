@@ -1,6 +1,6 @@
 """Builds a static site of the executed notebooks; `ci/book` calls it inside the environment.
 
-The pages: the README in front, the notebooks, the committed results, the library's docstrings.
+The pages: the README in front, notebooks, committed results, benchmarks, the library's docstrings.
 Sphinx makes them as ci/book_source says; this script only lays out what it reads.
 """
 
@@ -75,7 +75,9 @@ def build(profile: Profile, out: Path) -> None:
 def lay_out(profile: Profile, pages: Path) -> None:
     """Put what the site is made from into one folder; links between the files stay as they are."""
     shutil.copytree(ROOT / "ci" / "book_source", pages)
-    shutil.copy(ROOT / "README.md", pages)
+    for page in ("README.md", "ci/benchmarks/README.md"):
+        (pages / page).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / page, pages / page)
     (pages / "results.md").write_text(results_page(), encoding="utf-8")
     with (pages / "library.rst").open("a") as page:  # ends where its list of modules begins
         page.writelines(f"   ~clims_lib.{path.stem}\n"
