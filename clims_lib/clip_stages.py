@@ -121,7 +121,7 @@ def missing(profile: Profile) -> dict[str, str]:
 def runnable(profile: Profile, methods: Iterable[str]) -> list[str]:
     """Those of the methods that need nothing that is missing here."""
     without_clip = "clip" in missing(profile)
-    return [m for m in methods if not (without_clip and ("clims" in m))]
+    return [m for m in methods if not (without_clip and ("clims" in m or "clip" in m))]
 
 
 def finetune_clip(profile: Profile) -> Path:

@@ -60,6 +60,7 @@ def test_without_clips_weights_everything_else_runs(small_voc):
     absent = missing(profile)
     assert set(absent) == {"clip", "grounds"} and "ViT-B-32.pt" in absent["clip"]
     assert runnable(profile, ("cam", "clims", "puzzle_cam", "cct_clims")) == ["cam", "puzzle_cam"]
+    assert runnable(profile, ("clip", "clip_finetuned")) == []
     with pytest.raises(FileNotFoundError, match="clims_lib.download weights"):
         make_clip(profile)
     (small_voc.parent / "weights").mkdir()
