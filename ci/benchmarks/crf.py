@@ -131,8 +131,8 @@ def main(arguments: list[str] | None = None) -> int:
                      "goal": GOALS[options.device] if labels == 21 else None} | found)
     if options.device == "cpu":
         rows += equal_labels(real, drawn, bool(options.pictures)) + growth(image, g)
-    keep(f"crf_{options.device}", rows,
-         "python ci/benchmarks/crf.py " + " ".join(arguments or sys.argv[1:]))
+    given = " ".join(arguments or sys.argv[1:]).replace(str(options.pictures), "FOLDER")
+    keep(f"crf_{options.device}", rows, f"python ci/benchmarks/crf.py {given}")
     return 0
 
 
