@@ -104,7 +104,8 @@ def without_widgets(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def results_page() -> str:
     """The committed results as Markdown: every number is computed here from data/results."""
     parts = ["# Results", "What `ci/results` and `ci/sample` measured, as committed in "
-             "`data/results`: per cent, mean ± standard deviation over training seeds where there are several."]
+             "`data/results`: per cent, mean ± standard deviation over training seeds where there "
+             "are several."]
     for file in sorted((ROOT / "data" / "results").glob("*.json")):
         if (PROFILES / f"{file.stem}.toml").is_file():
             profile, results = load_profile(file.stem), read_json(file)
