@@ -4,6 +4,11 @@
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
 
+# glibc hands every large block back to the system when it is freed, and each new tensor is then paid
+# for again in page faults, up to a quarter of the CPU time. These keep such blocks for the next one.
+export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-1073741824}"
+export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-4294967296}"
+
 find_python() {
     local name
     for name in python3 python3.14 python3.13 python3.12 python3.11; do

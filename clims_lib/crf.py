@@ -24,19 +24,19 @@ def dense_crf(unary, image, *, iterations=10, **kernels):
     unary (B, ..., L, H, W): energies -log p; image (B, 3, H, W) in [0, 1], on the same device.
     Dimensions between B and L, if any, are several problems on one and the same picture, which
     share its kernels. Each iteration is Q <- softmax(-unary + sum_m w_m K_m Q), algorithm 1 of the
-    paper. kernels: message_kernel's keywords. ValueError for bad input.
+    paper. kernels: message_filters' keywords. ValueError for bad input.
     """
     _check(unary, image, iterations)
-    add_messages = message_kernel(image, **kernels)
+    filters = message_filters(image, **kernels)
     # Labels come last: what belongs to one pixel lies together in memory.
     evidence = -unary.float().movedim((-2, -1), (1, 2)).contiguous()
     q = evidence.softmax(-1)
     for _ in range(iterations):
-        q = add_messages(evidence.clone().flatten(3), q.flatten(3)).view_as(q).softmax(-1)
+        q = sum((messages(q) for messages in filters), start=evidence).softmax(-1)
     return q.movedim((1, 2), (-2, -1))
 
 
-def message_kernel(
+def message_filters(
     image,
     *,
     gaussian_weight=3.0,
@@ -46,35 +46,28 @@ def message_kernel(
     bilateral_srgb=13 / 255,
     exact=None,
 ):
-    """Return the function (x, q) -> x + sum_m w_m K_m q, x and q (B, H, W, C), for pictures.
+    """Return the functions q -> w_m K_m q, q (B, H, W, ...), of a batch of pictures.
 
     image (B, 3, H, W) in [0, 1]; sxy in pixels, srgb in colour units of [0, 1]; a weight of 0
     leaves its term out. exact: True computes the kernels for all pairs of pixels, O(N^2); False
     filters on the permutohedral lattice, O(N), an approximation that labels some pixels otherwise
     (1 to 4 % where maps are unsure everywhere, as pydensecrf's own does); None is exact for at most
-    1024 pixels. The function changes x in place. Raises ValueError for scales that are
-    not positive and for negative weights.
+    1024 pixels. Raises ValueError for scales that are not positive and for negative weights.
     """
     _check_scales(gaussian_sxy=gaussian_sxy, bilateral_sxy=bilateral_sxy,
                   bilateral_srgb=bilateral_srgb)  # fmt: skip
     _check_weights(gaussian_weight=gaussian_weight, bilateral_weight=bilateral_weight)
-    image, terms = image.float(), []
+    image, filters = image.float(), []
     if exact is None:
         exact = image[0, 0].numel() <= EXACT_PIXELS
     kernel = _full_kernel if exact else _lattice_kernel
     if gaussian_weight > 0:
-        terms.append(kernel(_places(image, gaussian_sxy), gaussian_weight))
+        filters.append(kernel(_places(image, gaussian_sxy), gaussian_weight))
     if bilateral_weight > 0:
         places = _places(image, bilateral_sxy)
         features = torch.cat([places, image / bilateral_srgb], dim=1)
-        terms.append(kernel(features, bilateral_weight))
-
-    def add_messages(x, q):
-        for add in terms:
-            add(x, q)
-        return x
-
-    return add_messages
+        filters.append(kernel(features, bilateral_weight))
+    return filters
 
 
 def unary_from_cam(cam, threshold, sharpness=8.0):
@@ -162,14 +155,14 @@ def _full_kernel(features, weight):
     kernel = torch.exp(-0.5 * distance**2)
     scale = kernel.sum(2, keepdim=True).rsqrt()
     kernel = weight * scale * kernel * scale.transpose(1, 2)
-    return lambda x, q: x.add_((kernel @ q.flatten(1, 2)).view_as(q))
+    return lambda q: (kernel @ q.flatten(1, 2).flatten(2)).view_as(q)
 
 
 def _lattice_kernel(features, weight):
     """Approximate kernel: one lattice for the whole batch, in time linear in the pixels."""
     lattice = Lattice(features)
     lattice.normalise(weight)
-    return lambda x, q: x.add_(lattice.filter(q.reshape(-1, q.shape[-1])).view_as(q))
+    return lambda q: lattice.filter(q.flatten(0, 2).flatten(1)).view_as(q)
 
 
 def _check(unary, image, iterations):

@@ -40,8 +40,10 @@ class Lattice:
             self._pixels, values, self._starts, mode="sum", per_sample_weights=self._pixel_weights
         )
         corners = F.pad(corners, (0, 0, 0, 1))  # a last row of zeros stands for missing corners
-        for lower, upper in self._neighbours:
-            corners = corners + 0.5 * (corners[lower] + corners[upper])
+        for triples in self._neighbours:  # each corner becomes itself + (lower + upper) / 2
+            corners = F.embedding_bag(
+                triples, corners, mode="sum", per_sample_weights=self._blur_weights
+            )
         return F.embedding_bag(
             self._corners, corners, mode="sum", per_sample_weights=self._corner_weights
         )
@@ -62,19 +64,21 @@ class Lattice:
         self._corner_weights = self._weights.T.contiguous()
 
     def _link_neighbours(self, steps):
-        """Look up both neighbours of every corner in each direction; missing ones are number M."""
+        """List (itself, lower, upper) of every corner in each direction; M stands for missing."""
         missing = len(self._codes)
-        itself = torch.arange(missing, device=self._codes.device)
+        itself = torch.arange(missing + 1, device=self._codes.device)
         self._neighbours = []
+        half = self._weights.new_tensor([1.0, 0.5, 0.5])
+        self._blur_weights = half.expand(missing + 1, 3).contiguous()
         for step in steps:
             wanted = self._codes + step
             upper = torch.searchsorted(self._codes, wanted)
             found = self._codes[upper.clamp(max=missing - 1)] == wanted
-            upper = torch.where(found, upper, missing)
+            upper = F.pad(torch.where(found, upper, missing), (0, 1), value=missing)
             lower = torch.full_like(upper, missing)
-            lower[upper[found]] = itself[found]  # the lower neighbour is the upper one's inverse
-            end = upper.new_full((1,), missing)
-            self._neighbours.append((torch.cat([lower, end]), torch.cat([upper, end])))
+            lower[upper] = itself  # the lower neighbour is the upper one's inverse
+            lower[missing] = missing
+            self._neighbours.append(torch.stack([itself, lower, upper], dim=1))
 
 
 def _simplex(points):
@@ -94,14 +98,14 @@ def _simplex(points):
     rounded = (elevated / (dims + 1)).round() * (dims + 1)
     excess = (rounded.sum(0) / (dims + 1)).round().long()
     residual = elevated - rounded
-    rank = torch.zeros_like(residual, dtype=torch.long)
+    rank = torch.zeros_like(residual, dtype=torch.int8)  # small numbers: less memory to cross
     for a in range(dims + 1):
         for b in range(a + 1, dims + 1):
             below = residual[a] < residual[b]
             rank[a] += below
             rank[b] += ~below
     # Rounding may leave the plane by `excess` steps: undo it where that is cheapest.
-    rank += excess
+    rank = rank + excess
     turn = (rank < 0).long() - (rank > dims).long()
     rank, rounded = rank + turn * (dims + 1), rounded + turn * (dims + 1)
 
@@ -129,9 +133,7 @@ def _corner_codes(rounded, rank, batch):
     picture = torch.arange(batch, device=rounded.device)
     picture = picture.repeat_interleave(rounded.shape[1] // batch)
     code = ((digits - lowest) * place[:dims]).sum(0) + picture * math.prod(spans)
-    codes = [
-        code + r * sum(radix) - (dims + 1) * (place * (rank > dims - r)).sum(0)
-        for r in range(dims + 1)
-    ]
-    steps = [sum(radix) - (dims + 1) * radix[j] for j in range(dims + 1)]
-    return torch.stack(codes), steps
+    # The walk from corner to corner takes each direction once, the highest rank's first.
+    steps = sum(radix) - (dims + 1) * place
+    walk = torch.empty_like(rank).scatter_(0, dims - rank, steps.expand_as(rank))
+    return torch.cat([code[None], walk[:dims]]).cumsum(0), steps.flatten().tolist()
