@@ -1,8 +1,11 @@
 """Run all notebooks on an invented VOC2012 with a random CLIP: does the code take real sizes?
 
 Pictures of 500 x 375 and 375 x 500, all twenty classes, 255 borders, objects marked as difficult.
+Then once more as on a machine without CLIP's weights.
 """
 
+import itertools
+import json
 import os
 import sys
 from pathlib import Path
@@ -12,7 +15,7 @@ import torch
 from PIL import Image
 from run_tutorial import main as run_tutorial
 
-from clims_lib.artifacts import atomic_path
+from clims_lib.artifacts import atomic_path, read_json
 from clims_lib.clip_model import new_clip, save_clip
 from clims_lib.config import load_profile
 from clims_lib.pictures import FILL
@@ -59,7 +62,25 @@ def main(arguments: list[str]) -> int:
         save_clip(new_clip(resolution=224, layers=(1, 1, 1, 1), width=8, embed_dim=32,
                            text_width=64, text_layers=1, context_length=77, seed=0),
                   checkpoint)  # fmt: skip
-    return run_tutorial(["--profile", "voc2012_smoke", *arguments])
+    run = ["--profile", "voc2012_smoke", *arguments]
+    outputs = profile.outputs.with_name("voc2012_smoke_no_clip")
+    return run_tutorial(run) or without_clip(run, checkpoint.with_name("absent.pt"), outputs)
+
+
+def without_clip(run: list[str], checkpoint: Path, outputs: Path) -> int:
+    """All notebooks again, CLIP's weights being absent: what does not need them is measured."""
+    settings = {"clip.checkpoint": str(checkpoint), "outputs": str(outputs)}
+    words = [("-p", f"{name}={json.dumps(value)}") for name, value in settings.items()]
+    failed = run_tutorial([*run, *itertools.chain(*words)])
+    if failed or "--only" in run:
+        return failed
+    methods = {row["method"] for row in read_json(outputs / "results.json")["rows"]}
+    if {"cam", "supervised", "cct"} <= methods and not any(
+        "clims" in m or "clip" in m for m in methods
+    ):
+        return 0
+    print(f"without CLIP these were measured: {sorted(methods)}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

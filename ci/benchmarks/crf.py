@@ -9,15 +9,19 @@ runs on the CPU and takes a batch's pictures one by one.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import resource
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pydensecrf.densecrf as peer
 import torch
 import torch.nn.functional as F
-from pairs import keep, pair, seconds
+from pairs import RESULTS, keep, pair, seconds
 
+from clims_lib.artifacts import atomic_path
 from clims_lib.config import load_profile
 from clims_lib.crf import dense_crf
 from clims_lib.splits import read_split
@@ -80,20 +84,40 @@ def equal_labels(real, drawn, photographs: bool) -> list[dict]:
     return rows
 
 
-def growth(image: torch.Tensor, generator: torch.Generator) -> list[dict]:
-    """Seconds from 250 x 187 to 2000 x 1500 pixels, the scales growing with the picture."""
-    rows = []
-    for factor in (0.5, 1, 2, 4):
-        height, width = int(375 * factor), int(500 * factor)
-        x = F.interpolate(image[None].float(), (height, width), mode="bilinear").byte()
-        settings = USUAL | {"bilateral_sxy": 80 * factor, "gaussian_sxy": 3 * factor}
-        for labels in (5, 20):
-            empty = torch.zeros(height, width, dtype=torch.uint8)
-            unary = soft_unary(empty, labels, generator)[None]
-            ours(unary, x, settings)
-            took = seconds(lambda u=unary, x=x, s=settings: ours(u, x, s))
-            rows.append({"what": f"growth, {width} x {height}, {labels} labels", "ours_s": took,
-                         "ns_per_pixel_label": 1e9 * took / (height * width * labels)})
+def grown(image: torch.Tensor, factor: float, labels: int) -> dict:
+    """Seconds and memory at one size, the kernels' scales growing with the picture."""
+    height, width = int(375 * factor), int(500 * factor)
+    x = F.interpolate(image[None].float(), (height, width), mode="bilinear").byte()
+    settings = USUAL | {"bilateral_sxy": 80 * factor, "gaussian_sxy": 3 * factor}
+    empty = torch.zeros(height, width, dtype=torch.uint8)
+    unary = soft_unary(empty, labels, torch.Generator().manual_seed(0))[None]
+    with open("/proc/self/statm", encoding="ascii") as pages:
+        before = int(pages.read().split()[1]) * resource.getpagesize()
+    ours(unary, x, settings)
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    took = min(seconds(lambda: ours(unary, x, settings)) for _ in range(3))
+    return {"what": f"growth, {width} x {height}, {labels} labels", "ours_s": took,
+            "ns_per_pixel": 1e9 * took / (height * width), "peak_MiB": peak / 2**20,
+            "bytes_per_pixel": peak / (height * width)}  # fmt: skip
+
+
+def growth(image: torch.Tensor) -> list[dict]:
+    """From 250 x 187 to 2000 x 1500 pixels and from 5 to 40 labels, each in a fresh process."""
+    sizes = [(factor, labels) for labels in (5, 20) for factor in (0.5, 1, 2, 4)]
+    tasks = [(image, *size) for size in [*sizes, (1, 10), (1, 40)]]
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as fresh:
+        rows = fresh.starmap(grown, tasks, chunksize=1)
+    found = {size: row for size, row in zip(sizes, rows, strict=False)}
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    for axis, key, name in zip(axes, ("ours_s", "peak_MiB"), ("seconds", "MiB"), strict=True):
+        for labels, marker in ((5, "o"), (20, "s")):
+            line = [(187500 * f**2 / 1e6, row[key]) for (f, n), row in found.items() if n == labels]
+            axis.plot(*zip(*line, strict=True), marker=marker, label=f"{labels} labels")
+        axis.set(xlabel="pixels (millions)", ylabel=name)
+        axis.grid(alpha=0.3)
+    axes[0].legend(frameon=False)
+    with atomic_path(RESULTS / "crf_cpu.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=90)
     return rows
 
 
@@ -130,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
                              f"10 rounds, {options.device}", "peer": "pydensecrf2",
                      "goal": GOALS[options.device] if labels == 21 else None} | found)
     if options.device == "cpu":
-        rows += equal_labels(real, drawn, bool(options.pictures)) + growth(image, g)
+        rows += equal_labels(real, drawn, bool(options.pictures)) + growth(image)
     given = " ".join(arguments or sys.argv[1:]).replace(str(options.pictures), "FOLDER")
     keep(f"crf_{options.device}", rows, f"python ci/benchmarks/crf.py {given}")
     return 0

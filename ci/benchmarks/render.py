@@ -57,6 +57,9 @@ def render(folder: Path) -> str:
             found = json.loads(file.read_text(encoding="utf-8"))
             where = ", ".join(f"{k} {v}" for k, v in found["environment"].items() if v)
             parts.append(f"`{found['command'].strip()}` ({where})\n\n{table(found['rows'])}\n")
+            picture = file.with_suffix(".png")
+            if picture.is_file():
+                parts.append(f"![{title}: growth with size](results/{picture.name})\n")
     if not list(folder.glob("*cuda*.json")):
         parts.append(NO_GPU)
     return "\n".join(parts)
