@@ -96,7 +96,7 @@ def train_deeplab(profile: Profile) -> Path:
             history = train(
                 model, mask_loss(), batches, epochs=settings.epochs, lr=settings.lr,
                 head_lr_factor=settings.head_lr_factor, weight_decay=settings.weight_decay,
-                optimiser=profile.compute.optimiser,
+                optimiser=profile.compute.optimiser, seed=profile.seed,
                 state=state, save=lambda parts: save_checkpoint(folder, parts["epoch"], **parts),
                 progress=progress, accumulate=profile.compute.accumulate,
                 frozen_norm=profile.compute.frozen_norm, amp=not profile.compute.full_precision,

@@ -18,12 +18,14 @@ from clims_lib.pictures import random_crops
 from clims_lib.team import ALONE, Team
 
 
+@torch.random.fork_rng()  # whoever calls draws on as if nothing had been drawn here
 def train(
     model: nn.Module, loss: Loss, batches: Callable[[int], list[Batch]], *, epochs: int, lr: float,
     head_lr_factor: float = 1.0, weight_decay: float = 1e-4, clip_norm: float = 0.0,
     optimiser: str = "adamw", amp: bool = True, accumulate: int = 1, frozen_norm: bool = False,
-    team: Team = ALONE, state: dict | None = None, save: Callable[[dict], None] | None = None,
-    progress=None, watch: Callable[[int, nn.Module], None] | None = None,
+    seed: int = 0, team: Team = ALONE, state: dict | None = None,
+    save: Callable[[dict], None] | None = None, progress=None,
+    watch: Callable[[int, nn.Module], None] | None = None,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Train a network with a `head` and a `backbone`; returns the mean loss parts of every epoch.
 
@@ -31,8 +33,9 @@ def train(
     run resumed from `state` (what `save` was last given) ends in the same weights. optimiser: see
     `new_optimiser`. accumulate: in how many pieces a batch goes through the network (small cards);
     frozen_norm: batch normalisation keeps its running statistics, so that neither pieces nor
-    processes change a gradient; team: the processes that share each batch. `watch` is called after
-    every epoch: maps through time. Raises FloatingPointError when the loss diverges.
+    processes change a gradient; seed: dropout's, with the epoch; team: the processes that share
+    each batch. `watch` is called after every epoch: maps through time. Raises FloatingPointError
+    when the loss diverges.
     """
     device = next(model.parameters()).device
     stepper = new_optimiser(model, optimiser, lr, head_lr_factor, weight_decay)
@@ -43,6 +46,7 @@ def train(
         for name, one in objects.items():
             one.load_state_dict(state[name])
     for epoch in range(start, epochs):
+        torch.manual_seed(seed * 100_003 + epoch)
         model.train()
         if frozen_norm:
             freeze_norm(model.backbone)
