@@ -1,6 +1,6 @@
 """Maps at 4 scales and mirrored against pytorch-grad-cam's GradCAM, and memory against count.
 
-    python ci/benchmarks/cam_inference.py [--device cuda] [--crop 256] [--count 32]
+    python ci/benchmarks/cam_inference.py [--device cuda] [--crop 256] [--count 4]
 
 The same network, the same pictures, the same maps: those of the classes that a picture holds.
 GradCAM needs a backward pass for each class and scale; a CAM network's head is linear, so its maps
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--crop", type=int, default=256)
-    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--count", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     torch.manual_seed(0)

@@ -26,7 +26,8 @@ PROSE = {
     "cam_inference": "Maps of a data set (`cam.multi_scale_cam`)",
     "miou": "mIoU over a data set (`metrics.py`)",
     "loading": "Do data keep the trainer waiting?",
-    "growth": "The whole tutorial: where its minutes go, and how they grow",
+    "first_run": "The first run of the whole tutorial, against its first complete version",
+    "growth": "The whole tutorial: how its stages grow, and where the minutes go",
 }
 
 
