@@ -99,7 +99,8 @@ def read_mask(path):
 def read_masks(paths):
     """Yield the masks of many files in order; several threads read, 64 files ahead at most."""
     paths = list(paths)
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
+    # Pillow decodes outside the interpreter's lock; more threads than cores only queue for it.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(paths), 64):
             yield from pool.map(read_mask, paths[start : start + 64])
 

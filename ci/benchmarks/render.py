@@ -26,7 +26,7 @@ PROSE = {
     "cam_inference": "Maps of a data set (`cam.multi_scale_cam`)",
     "miou": "mIoU over a data set (`metrics.py`)",
     "loading": "Do data keep the trainer waiting?",
-    "first_run": "The first run of the whole tutorial, against its first complete version",
+    "first_run": "The first run of everything, against version fece182, without walk and DeepLab",
     "growth": "The whole tutorial: how its stages grow, and where the minutes go",
 }
 
