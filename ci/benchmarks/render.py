@@ -10,8 +10,9 @@ HERE = Path(__file__).parent
 HEAD = """# What is fast, and how fast
 
 Every figure is a ratio of two programs that took turns in one run on one machine; `ci/bench` runs
-them all and writes this file. The peers are installed by `ci/bench` alone (the extra `bench`).
-Above 1, ours is faster. Nothing in the tests depends on a time.
+them all and writes this file. (Two versions' first runs stood one after the other: first_run.py.)
+The peers are installed by `ci/bench` alone, the extra `bench`. Above 1, ours is faster. Nothing in
+the tests depends on a time.
 """
 NO_GPU = """
 ## On a GPU
