@@ -78,6 +78,8 @@ def lay_out(profile: Profile, pages: Path) -> None:
     for page in ("README.md", "ci/benchmarks/README.md"):
         (pages / page).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / page, pages / page)
+    benchmarks = Path("ci/benchmarks/results")  # the plots of that README
+    shutil.copytree(ROOT / benchmarks, pages / benchmarks)
     (pages / "results.md").write_text(results_page(), encoding="utf-8")
     with (pages / "library.rst").open("a") as page:  # ends where its list of modules begins
         page.writelines(f"   ~clims_lib.{path.stem}\n"

@@ -61,7 +61,8 @@ def render(folder: Path) -> str:
             parts.append(f"`{found['command'].strip()}` ({where})\n\n{table(found['rows'])}\n")
             picture = file.with_suffix(".png")
             if picture.is_file():
-                parts.append(f"![{title}: growth with size](results/{picture.name})\n")
+                what = title.replace("`", "")
+                parts.append(f"![{what}; curves of growth with size](results/{picture.name})\n")
     if not list(folder.glob("*cuda*.json")):
         parts.append(NO_GPU)
     return "\n".join(parts)
