@@ -69,7 +69,8 @@ def main(arguments: list[str]) -> int:
 
 def without_clip(run: list[str], checkpoint: Path, outputs: Path) -> int:
     """All notebooks again, CLIP's weights being absent: what does not need them is measured."""
-    settings = {"clip.checkpoint": str(checkpoint), "outputs": str(outputs)}
+    settings = {"clip.checkpoint": str(checkpoint), "outputs": str(outputs),
+                "pseudo.method": "cam_walk"}  # fmt: skip
     words = [("-p", f"{name}={json.dumps(value)}") for name, value in settings.items()]
     failed = run_tutorial([*run, *itertools.chain(*words)])
     if failed or "--only" in run:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from clims_lib.artifacts import read_json, write_json  # noqa: E402
-from clims_lib.clip_stages import missing  # noqa: E402
+from clims_lib.clip_stages import missing, runnable  # noqa: E402
 from clims_lib.config import PROFILES, Profile, did_you_mean, load_profile  # noqa: E402
 from clims_lib.report import render_report  # noqa: E402
 from clims_lib.results import beyond_spread, gather_results, results_table  # noqa: E402
@@ -108,6 +108,8 @@ def run(options: argparse.Namespace) -> None:
                 for what in absent.keys() - said:
                     tqdm.write(f"Cells that need {what} are left out: {absent[what]}")
                 said |= absent.keys()
+                if notebook is not everything[0]:  # it offers to download what is absent
+                    check_pseudo_masks(profile)
                 state = state_of(notebook, everything, parameters, absent)
                 executed = profile.outputs / notebook.path.name
                 if is_finished(executed, state) and not options.fresh:
@@ -116,6 +118,16 @@ def run(options: argparse.Namespace) -> None:
                 seconds = execute(notebook, executed, parameters, state, absent)
                 tqdm.write(f"{notebook.path.name}: {seconds:.0f} s")
         gather(profile, whole=not options.only)
+
+
+def check_pseudo_masks(profile: Profile) -> None:
+    """Raise TutorialError where the later notebooks' pseudo masks need weights that are absent."""
+    method = profile.pseudo.method
+    if not runnable(profile, [method]):
+        raise TutorialError(
+            f"the pseudo masks of notebooks 04 to 06 come from {method}, but "
+            f"{missing(profile)['clip']}; or go without CLIP: -p pseudo.method=cam_walk"
+        )
 
 
 def find_notebooks(folder: Path) -> list[Notebook]:

@@ -152,6 +152,17 @@ def test_cells_that_need_what_is_absent_say_so():
     nbformat.validate(notebook)
 
 
+def test_pseudo_masks_that_need_absent_weights_are_told_before_hours_of_training():
+    absent = ["clip.checkpoint=nowhere.pt", "pseudo.method=clims_walk"]
+    with pytest.raises(run_tutorial.TutorialError) as error:
+        run_tutorial.check_pseudo_masks(load_profile("voc2012_smoke", absent))
+    assert "clims_walk, but CLIP's weights are not here" in str(error.value)
+    assert "-p pseudo.method=cam_walk" in str(error.value)
+    absent[1] = "pseudo.method=cam_walk"
+    run_tutorial.check_pseudo_masks(load_profile("voc2012_smoke", absent))
+    run_tutorial.check_pseudo_masks(load_profile("mini"))  # trains a CLIP of its own
+
+
 def test_state_follows_what_matters(toy, tmp_path):
     def states(**parameters):
         notebooks = run_tutorial.find_notebooks(toy.folder)
