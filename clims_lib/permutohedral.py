@@ -68,8 +68,8 @@ class Lattice:
         missing = len(self._codes)
         itself = torch.arange(missing + 1, device=self._codes.device)
         self._neighbours = []
-        half = self._weights.new_tensor([1.0, 0.5, 0.5])
-        self._blur_weights = half.expand(missing + 1, 3).contiguous()
+        shares = self._weights.new_tensor([1.0, 0.5, 0.5])
+        self._blur_weights = shares.expand(missing + 1, 3).contiguous()
         for step in steps:
             wanted = self._codes + step
             upper = torch.searchsorted(self._codes, wanted)

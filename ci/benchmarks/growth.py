@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from pairs import RESULTS, ROOT, keep
@@ -51,16 +52,12 @@ def grown(factor: int, folder: Path) -> dict:
 
 def last_run(outputs: Path) -> list[dict]:
     """Seconds of every stage behind the last run's numbers, longest first; short ones together."""
-    stages, rest = {}, 0.0
+    stages = Counter()  # a stage may have run twice, with other settings
     for path in outputs.glob("*/*/manifest.json"):
-        name, seconds = path.parent.name.rpartition("-")[0], read_manifest(path.parent)["seconds"]
-        if seconds < 3:
-            rest += seconds
-        else:
-            stages[f"{path.parent.parent.name}/{name}"] = seconds
-    rows = [{"what": name, "total_s": stages[name]}
-            for name in sorted(stages, key=stages.get, reverse=True)]  # fmt: skip
-    return [*rows, {"what": "stages under 3 s", "total_s": rest}] if rows else []
+        seconds = read_manifest(path.parent)["seconds"]
+        name = f"{path.parent.parent.name}/{path.parent.name.rpartition('-')[0]}"
+        stages[name if seconds >= 3 else "stages under 3 s"] += seconds
+    return [{"what": name, "total_s": seconds} for name, seconds in stages.most_common()]
 
 
 def main() -> int:
