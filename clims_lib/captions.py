@@ -72,13 +72,14 @@ def half_planes(count: int, size: int, generator: torch.Generator) -> Tensor:
 def rough_edges(keep: Tensor, generator: torch.Generator) -> Tensor:
     """Grow, shrink or blur (as an upsampled CAM is blurred) the windows (V, H, W) at random."""
     choice = torch.rand(len(keep), generator=generator)
-    grown = F.max_pool2d(keep[:, None], 3, 1, 1)[:, 0]
-    shrunk = -F.max_pool2d(-keep[:, None], 3, 1, 1)[:, 0]
-    coarse = F.avg_pool2d(keep[:, None], 4)
-    blurred = F.interpolate(coarse, keep.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    out = torch.where((choice < 0.15)[:, None, None], grown, keep)
-    out = torch.where(((choice >= 0.15) & (choice < 0.25))[:, None, None], shrunk, out)
-    return torch.where((choice >= 0.5)[:, None, None], blurred, out)
+    grown, blurred = choice < 0.15, choice >= 0.5
+    shrunk = ~grown & (choice < 0.25)
+    out = keep[:, None].clone()
+    out[grown] = F.max_pool2d(out[grown], 3, 1, 1)
+    out[shrunk] = -F.max_pool2d(-out[shrunk], 3, 1, 1)
+    coarse = F.avg_pool2d(out[blurred], 4)
+    out[blurred] = F.interpolate(coarse, keep.shape[-2:], mode="bilinear", align_corners=False)
+    return out[:, 0]
 
 
 def caption(seen: Sequence, generator: torch.Generator) -> str:

@@ -39,13 +39,13 @@ class CaptionBatches:
     def __call__(self, step: int) -> tuple[Tensor, list[str]]:
         """Two views each of size / 2 scenes: (size, 3, H, W) in CLIP's units, size captions."""
         g = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        some = torch.randint(len(self.corpus.images), (self.size,), generator=g).repeat(2)
+        some = torch.randint(len(self.corpus.images), (self.size,), generator=g)
         images = clip_model.normalise(self.corpus.images[some].float() / 255)
         maps, mirror = self.corpus.thing_maps[some], torch.rand(self.size, generator=g) < 0.5
-        mirror = mirror.repeat(2)
         images = torch.where(mirror[:, None, None, None], images.flip(-1), images)
         maps = torch.where(mirror[:, None, None], maps.flip(-1), maps)
-        things = [self.corpus.things[i] for i in some.tolist()]
+        things = [self.corpus.things[i] for i in some.tolist()] * 2
+        images, maps = images.repeat(2, 1, 1, 1), maps.repeat(2, 1, 1)
         images, captions = cut_views(images, maps, things, g, self.cuts)
         return images.contiguous(memory_format=torch.channels_last), captions
 
