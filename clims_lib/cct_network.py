@@ -15,6 +15,8 @@ from torch import Generator, Tensor, nn
 
 from clims_lib.perturbations import PERTURBATIONS
 
+ALIVE = 2.0  # where label scores start: five deviations above 0; larger ones lose digits in bf16
+
 
 class PyramidPooling(nn.Module):
     """Give every position a summary of its surroundings at four scales (Zhao et al., CVPR 2017).
@@ -41,13 +43,15 @@ class Decoder(nn.Sequential):
     """Label scores from features: a 1x1 convolution, then pixel shuffles that each double the size.
 
     (B, channels, h, w) -> (B, num_labels, h * factor, w * factor). The shuffles start as plain
-    enlargement, so there is no checkerboard. Two small changes to the published decoder: they start
-    from the identity instead of a random mixture of labels, and the last has no ReLU, which would
-    keep scores from falling below 0 (and some labels from learning at all).
+    enlargement, so there is no checkerboard. Three small changes to the published decoder: they
+    start from the identity instead of a random mixture of labels; the last has no ReLU, which would
+    keep scores from falling below 0; and all scores start above 0 (no softmax changes when all rise
+    alike), because a label that the other ReLUs silence everywhere is never learnt: its IoU is 0.
     """
 
     def __init__(self, channels: int, num_labels: int, factor: int):
         layers = [nn.Conv2d(channels, num_labels, 1)]
+        nn.init.constant_(layers[0].bias, ALIVE)
         for _ in range(int(math.log2(factor))):
             shuffle = nn.Conv2d(num_labels, 4 * num_labels, 1)
             # PixelShuffle(2) makes channels 4k .. 4k + 3 the four quarters of label k's pixels
