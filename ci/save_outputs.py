@@ -4,6 +4,7 @@ python ci/save_outputs.py [profile]   (after a run without -p)
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             cell.metadata.pop(name, None)
         if not cell.metadata.get("tags", ["kept"]):
             del cell.metadata["tags"]
+        if cell.cell_type == "code":  # a bar's widget is gone: it would stay at 0 % for ever
+            cell.outputs = [output for output in cell.outputs if not is_bar(output)]
         if cell.cell_type == "code" and cell.execution_count is not None:
             count += 1
             cell.execution_count = count
@@ -52,6 +55,12 @@ def without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     # the interpreter's version would change with whoever runs it
     notebook.metadata.get("language_info", {}).pop("version", None)
     return notebook
+
+
+def is_bar(output: nbformat.NotebookNode) -> bool:
+    """Is it what tqdm shows where widgets run: "maps of cam:   0%|          | 0/10 ..."?"""
+    text = output.get("data", {}).get("text/plain", "")
+    return re.match(r"[^\n]*\d+%\|.*\| \d+/\d+ \[", text) is not None
 
 
 if __name__ == "__main__":

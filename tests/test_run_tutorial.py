@@ -7,9 +7,10 @@ import shutil
 import nbformat
 import pytest
 import run_tutorial
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from run_tutorial import main
-from save_outputs import save_outputs
+from save_outputs import is_bar, save_outputs
+from tqdm import tqdm
 
 from clims_lib.artifacts import read_json
 from clims_lib.config import load_profile
@@ -97,6 +98,15 @@ def test_stop_resume_keep_and_fresh(toy, capfd):
     assert toy.lines()[4:] == ["first 0 1 1", "second 0"]
     assert not (toy.out / "weights").exists()
     assert "--fresh: deleting" in capfd.readouterr().out
+
+
+def test_bars_are_not_saved():
+    """They would stand at 0 % for ever, and nbval would miss them where nothing is computed."""
+    bar = tqdm.format_meter(0, 10, 0, prefix="maps of cam")
+    for text, expected in ((bar, True), ("cam 41.2 | 50% of it", False), ("<Figure>", False)):
+        output = new_output("display_data", {"text/plain": text})
+        assert is_bar(output) is expected, text
+    assert not is_bar(new_output("stream", text=bar))
 
 
 @pytest.mark.slow
