@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import Bottleneck, ResNet
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as torchvision's weights expect
@@ -92,6 +93,26 @@ class CAMNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
+
+
+def fold_batch_norms(model: nn.Module) -> nn.Module:
+    """Move each batch norm into the convolution that stands before it; changes and returns `model`.
+
+    In eval mode a batch norm is a fixed scale and shift of each channel, so the convolution's own
+    weights can hold it: the same maps but for rounding, and sooner. For networks whose modules
+    are listed in the order in which they run, as torchvision's ResNets and EfficientNets are.
+    Raises ValueError when the model is in training mode.
+    """
+    if model.training:
+        raise ValueError("batch norms still learn in training mode: call model.eval() first")
+    for parent in list(model.modules()):
+        before, convolution = "", None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
+                setattr(parent, before, fuse_conv_bn_eval(convolution, child))
+                setattr(parent, name, nn.Identity())
+            before, convolution = name, child
+    return model
 
 
 @torch.no_grad()

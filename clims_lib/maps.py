@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from clims_lib import clip_model, crf
 from clims_lib.artifacts import artifact, atomic_path, key_in
-from clims_lib.cam import multi_scale_cam
+from clims_lib.cam import fold_batch_norms, multi_scale_cam
 from clims_lib.config import Profile
 from clims_lib.running import device_of, fits
 from clims_lib.splits import open_split, read_images, read_labels, read_sizes, split_folder
@@ -33,7 +33,8 @@ Maps = Callable[[Tensor], Tensor]  # pictures -> maps
 
 def network_maps(profile: Profile, method: str) -> Maps:
     """Load a network: pictures uint8 (B, 3, S, S) -> maps float32 (B, K, S/stride, S/stride)."""
-    model, device, how = load_network(profile, method), device_of(profile), profile.inference
+    model, device = fold_batch_norms(load_network(profile, method)), device_of(profile)
+    how = profile.inference
     activation = "relu" if method in CLASSIC_MAPS else "sigmoid"
 
     def maps_of(images: Tensor) -> Tensor:

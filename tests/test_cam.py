@@ -1,10 +1,12 @@
 """The CAM network against torchvision's own ResNet, and the maps' averaging by hand."""
 
+import copy
+
 import pytest
 import torch
 import torchvision
 
-from clims_lib.cam import CAMNet, multi_scale_cam
+from clims_lib.cam import CAMNet, fold_batch_norms, multi_scale_cam
 
 
 def test_resnet50_takes_torchvisions_weights_key_for_key():
@@ -27,6 +29,37 @@ def test_stride_and_width(stride):
     net = CAMNet(6, (1, 1, 1, 1), thin=8, stride=stride).eval()
     assert net(torch.rand(2, 3, 64, 96)).shape == (2, 6, 64 // stride, 96 // stride)
     assert net.channels == 256
+
+
+def trained_a_little(net, seed=0):
+    """Batch norms with statistics and weights of their own, as after a training."""
+    torch.manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values in (module.running_mean, module.bias.data):
+                values.normal_(0, 0.3)
+            for values in (module.running_var, module.weight.data):
+                values.uniform_(0.5, 1.5)
+    return net.eval()
+
+
+@pytest.mark.parametrize("backbone, stride", [("resnet", 8), ("efficientnet_lite0", 16)])
+def test_folded_batch_norms_leave_the_maps_as_they_are(backbone, stride):
+    if backbone != "resnet":
+        pytest.importorskip("efficientnet_lite_pytorch")
+    net = trained_a_little(CAMNet(6, (2, 1, 1, 1), thin=8, stride=stride, backbone=backbone))
+    image, folded = torch.rand(2, 3, 64, 96), fold_batch_norms(copy.deepcopy(net))
+    with torch.no_grad():
+        for before, after in zip(net.stages(image), folded.stages(image), strict=True):
+            torch.testing.assert_close(after / before.std(), before / before.std(),
+                                       atol=1e-4, rtol=0)  # fmt: skip
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules())
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+
+
+def test_batch_norms_that_still_learn_are_not_folded():
+    with pytest.raises(ValueError, match="eval"):
+        fold_batch_norms(CAMNet(6, (1, 1, 1, 1), thin=8))
 
 
 def test_maps_are_averaged_over_scales_and_mirrors():
