@@ -32,8 +32,8 @@ PROSE = {
 }
 
 NOTES = {
-    "cam_inference": """GradCAM explains the network as it was trained. Ours has its batch norms in its
-convolutions (`cam.fold_batch_norms`), since no backward pass follows: 3 % (fp32) and 5 % (bf16)
+    "cam_inference": """GradCAM explains the network as it was trained. Ours has its batch norms in
+its convolutions (`cam.fold_batch_norms`), since no backward pass follows: 3 % (fp32) and 5 % (bf16)
 less time than without.
 """,
     "first_run": """Version fece182 had no random walk and no DeepLab, which take about 80 of
