@@ -31,23 +31,28 @@ EMPTY = ("an empty picture", "nothing")
 PREFIXES = ("", "", "a photo of ", "a picture of ")
 
 
-def keep_weights(cut: str, things: Sequence, generator: torch.Generator) -> Tensor:
-    """(T,) weights in {0, 1}: which things of a scene stay in the picture under this cut."""
-    objects = torch.tensor([float(t.is_object) for t in things])
-    draw = torch.rand(len(things), generator=generator)
+def keep_weights(cut: str, things: Sequence, generator: torch.Generator) -> list[float]:
+    """T weights in {0, 1}: which things of a scene stay in the picture under this cut."""
+    draw = torch.rand(len(things), generator=generator).tolist()
+    objects = [t.is_object for t in things]
+
+    def drawn(among: list[bool]) -> list[float]:
+        """1 for the one of these with the highest draw."""
+        best = max(range(len(things)), key=lambda i: among[i] * (draw[i] + 0.01))
+        return [float(i == best) for i in range(len(things))]
+
     if cut == "blank":
-        return torch.zeros(len(things))
-    if cut == "hole" and objects.any():
+        return [0.0] * len(things)
+    if cut == "hole" and any(objects):
         # Mostly all objects go; sometimes only one of them, so that holes and objects also meet.
-        one = torch.zeros(len(things)).scatter(0, (draw * objects).argmax()[None], 1.0)
-        return 1 - (objects if torch.rand((), generator=generator) < 0.7 else one)
+        all_go = torch.rand((), generator=generator) < 0.7
+        return [1.0 - out for out in (objects if all_go else drawn(objects))]
     if cut in ("alone", "parts"):
-        among = objects if objects.any() and (cut == "parts" or draw[0] < 0.75) else 1 - objects
-        among = among if among.any() else objects
-        return torch.zeros(len(things)).scatter(0, ((draw + 0.01) * among).argmax()[None], 1.0)
+        use_objects = any(objects) and (cut == "parts" or draw[0] < 0.75)
+        return drawn(objects if use_objects or all(objects) else [not o for o in objects])
     if cut == "subset":
-        return (draw < 0.5).float()
-    return torch.ones(len(things))
+        return [float(d < 0.5) for d in draw]
+    return [1.0] * len(things)
 
 
 def soft_blobs(count: int, size: int, generator: torch.Generator) -> Tensor:
@@ -123,9 +128,10 @@ def cut_views(
     names = list(cuts)
     which = torch.multinomial(torch.tensor(list(cuts.values())), count, True, generator=generator)
     width = max(len(t) for t in things)
-    weights = torch.zeros(count, width)
-    for v, scene in enumerate(things):
-        weights[v, : len(scene)] = keep_weights(names[which[v]], scene, generator)
+    weights = torch.tensor([
+        keep_weights(names[cut], scene, generator) + [0.0] * (width - len(scene))
+        for cut, scene in zip(which.tolist(), things, strict=True)
+    ])  # fmt: skip
     maps = thing_maps.long()
     keep = weights.gather(1, maps.flatten(1)).view(maps.shape)
     is_cut = lambda name: which == names.index(name) if name in names else which < 0  # noqa: E731
@@ -141,8 +147,8 @@ def cut_views(
     left = torch.zeros(count, width).scatter_add(1, maps.flatten(1), keep.flatten(1))
     visible = (left > SEEN * area) & (left > 0.006 * size * size)
     captions = [
-        caption([t for t, ok in zip(scene, visible[v].tolist(), strict=False) if ok], generator)
-        for v, scene in enumerate(things)
+        caption([t for t, ok in zip(scene, seen, strict=False) if ok], generator)
+        for scene, seen in zip(things, visible.tolist(), strict=True)
     ]
     fill = torch.rand((count, 1, 1, 1), generator=generator)
     colour = 4 * torch.rand((count, 3, 1, 1), generator=generator) - 2
