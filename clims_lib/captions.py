@@ -74,11 +74,11 @@ def half_planes(count: int, size: int, generator: torch.Generator) -> Tensor:
     return (grid[:, None] * angle.sin() + grid[None] * angle.cos() > offset).float()
 
 
-def rough_edges(keep: Tensor, generator: torch.Generator) -> Tensor:
-    """Grow, shrink or blur (as an upsampled CAM is blurred) the windows (V, H, W) at random."""
+def rough_edges(keep: Tensor, some: Tensor, generator: torch.Generator) -> Tensor:
+    """Grow, shrink or blur (as an upsampled CAM is blurred) some (V,) of the windows (V, H, W)."""
     choice = torch.rand(len(keep), generator=generator)
-    grown, blurred = choice < 0.15, choice >= 0.5
-    shrunk = ~grown & (choice < 0.25)
+    grown, blurred = some & (choice < 0.15), some & (choice >= 0.5)
+    shrunk = some & (choice >= 0.15) & (choice < 0.25)
     out = keep[:, None].clone()
     out[grown] = F.max_pool2d(out[grown], 3, 1, 1)
     out[shrunk] = -F.max_pool2d(-out[shrunk], 3, 1, 1)
@@ -138,8 +138,7 @@ def cut_views(
     blobs, planes = is_cut("blobs"), is_cut("parts")
     keep[blobs] = soft_blobs(int(blobs.sum()), size, generator)
     keep[planes] *= half_planes(int(planes.sum()), size, generator)
-    whole = is_cut("whole") | is_cut("dimmed")
-    keep = torch.where(whole[:, None, None], keep, rough_edges(keep, generator))
+    keep = rough_edges(keep, ~(is_cut("whole") | is_cut("dimmed")), generator)
 
     area = torch.zeros(count, width).scatter_add(
         1, maps.flatten(1), torch.ones_like(keep).flatten(1)
@@ -152,7 +151,9 @@ def cut_views(
     ]
     fill = torch.rand((count, 1, 1, 1), generator=generator)
     colour = 4 * torch.rand((count, 3, 1, 1), generator=generator) - 2
-    colour = torch.where(fill < 0.75, 0.0, torch.where(fill < 0.85, -1.8, colour))
+    colour = torch.where(fill < 0.85, -1.8, colour)
     gain = torch.where(is_cut("dimmed"), 0.5, 1.0)[:, None, None, None]
-    keep = keep[:, None]
-    return images * keep * gain + colour * (1 - keep), captions
+    keep, filled = keep[:, None], fill.flatten() >= 0.75  # the others' holes are 0, the mean colour
+    shown = images * (keep * gain)
+    shown[filled] += colour[filled] * (1 - keep[filled])
+    return shown, captions
