@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from clip.model import CLIP
 from torch import Tensor
 
 from clims_lib import clip_model, finetune, miniworld, prompts
@@ -50,6 +51,16 @@ class CaptionBatches:
         return images.contiguous(memory_format=torch.channels_last), captions
 
 
+def untrained_clip(profile: Profile) -> CLIP:
+    """The small CLIP of the profile's sizes and seed, on its device, before any training."""
+    s = profile.clip
+    return clip_model.new_clip(
+        resolution=profile.data.size, layers=s.layers, width=s.width, embed_dim=s.embedding,
+        text_width=s.text_width, text_layers=s.text_layers, context_length=s.context,
+        seed=profile.seed,
+    ).to(device_of(profile), memory_format=torch.channels_last)  # fmt: skip
+
+
 def make_clip(profile: Profile) -> Path:
     """Train the small CLIP from the caption corpus (about 5 minutes), or take a checkpoint.
 
@@ -64,11 +75,7 @@ def make_clip(profile: Profile) -> Path:
                 clip_model.load_clip(find_clip(profile), device), folder / "clip.pt"
             )
             return
-        model = clip_model.new_clip(
-            resolution=profile.data.size, layers=settings.layers, width=settings.width,
-            embed_dim=settings.embedding, text_width=settings.text_width,
-            text_layers=settings.text_layers, context_length=settings.context, seed=profile.seed,
-        ).to(device, memory_format=torch.channels_last)  # fmt: skip
+        model = untrained_clip(profile)
         state = load_checkpoint(folder)
         batches = CaptionBatches(profile, settings.batch)
         with (bar(settings.steps, "CLIP from captions", (state or {}).get("step", 0)) as progress,

@@ -58,21 +58,16 @@ def waiting() -> list[dict]:
         training.train(new_network(profile), objectives.cam_loss(), batches, epochs=1, lr=1e-3)
         total = time.perf_counter() - started
         rows.append({"what": f"waiting for pictures, {name}", "share": batches.waited / total,
-                     "goal": 0.05, "epoch_s": total})
+                     "goal": 0.05, "training_s": total})
     return [*rows, waiting_of_clip(profile)]
 
 
 def waiting_of_clip(profile, steps: int = 150) -> dict:
     """The same of the small CLIP, whose views are cut and described anew for every step."""
-    import torch
-
     from clims_lib import clip_model, clip_stages
 
-    s, batches, waited = profile.clip, clip_stages.CaptionBatches(profile, profile.clip.batch), 0.0
-    model = clip_model.new_clip(
-        resolution=profile.data.size, layers=s.layers, width=s.width, embed_dim=s.embedding,
-        text_width=s.text_width, text_layers=s.text_layers, context_length=s.context, seed=0,
-    ).to(memory_format=torch.channels_last)  # fmt: skip
+    model, waited = clip_stages.untrained_clip(profile), 0.0
+    batches, lr = clip_stages.CaptionBatches(profile, profile.clip.batch), profile.clip.lr
 
     def batch(step: int):
         nonlocal waited
@@ -81,12 +76,12 @@ def waiting_of_clip(profile, steps: int = 150) -> dict:
         waited += time.perf_counter() - started
         return found
 
-    clip_model.train_clip(model, batches, steps=3, lr=s.lr)  # warm
+    clip_model.train_clip(model, batches, steps=3, lr=lr)  # warm
     started = time.perf_counter()
-    clip_model.train_clip(model, batch, steps=steps, lr=s.lr)
+    clip_model.train_clip(model, batch, steps=steps, lr=lr)
     total = time.perf_counter() - started
     return {"what": "waiting for captions' views, the small CLIP", "share": waited / total,
-            "goal": 0.05, "epoch_s": total}  # fmt: skip
+            "goal": 0.05, "training_s": total}  # fmt: skip
 
 
 def drawing() -> list[dict]:
