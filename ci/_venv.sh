@@ -9,6 +9,11 @@ VENV="$ROOT/.venv"
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-1073741824}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-4294967296}"
 
+# Idle OpenMP threads spin by default. Beside any other busy program a training step on two cores
+# then takes ten times as long; sleeping threads cost nothing when alone. Read when torch loads.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-0}"
+
 find_python() {
     local name
     for name in python3 python3.14 python3.13 python3.12 python3.11; do

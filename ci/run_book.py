@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from clims_lib.artifacts import read_json  # noqa: E402
 from clims_lib.config import PROFILES, Profile, load_profile  # noqa: E402
-from clims_lib.report import origin, tables  # noqa: E402
+from clims_lib.results.report import origin, tables  # noqa: E402
 
 try:
     from sphinx.cmd.build import main as sphinx

@@ -16,9 +16,9 @@ from papermill.parameterize import parameterize_notebook
 from run_tutorial import ROOT, leave_out, prepare_kernels
 
 from clims_lib.artifacts import atomic_path
-from clims_lib.clip_stages import missing
 from clims_lib.config import Profile, load_profile
-from clims_lib.explore_cams import methods_of
+from clims_lib.explore.cams import methods_of
+from clims_lib.stages.clip import missing
 
 SOURCE = ROOT / "notebooks" / "explorers.ipynb"
 

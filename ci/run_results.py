@@ -21,7 +21,7 @@ from update_readme import update_readme  # noqa: E402
 
 from clims_lib.artifacts import write_json  # noqa: E402
 from clims_lib.config import load_profile  # noqa: E402
-from clims_lib.results import (  # noqa: E402
+from clims_lib.results.tables import (  # noqa: E402
     LISTS,
     commit,
     environment,
@@ -76,8 +76,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def measure(profile: str, seed: int, threads: int) -> dict:
     """Measure one seed in this process: results.json's form for that seed."""
     import torch
-
-    from clims_lib.table import measure_all
+    from everything import measure_all
 
     torch.set_num_threads(threads)
     return measure_all(load_profile(profile, [f"seed={seed}"]))
@@ -86,8 +85,7 @@ def measure(profile: str, seed: int, threads: int) -> dict:
 def corpora(profile: str, seed: int, threads: int) -> dict:
     """What CLIMS is worth with a CLIP that was shown fewer cut-outs, for one seed."""
     import torch
-
-    from clims_lib.table import measure_corpora
+    from everything import measure_corpora
 
     torch.set_num_threads(threads)
     return measure_corpora(load_profile(profile, [f"seed={seed}"]))

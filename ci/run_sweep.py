@@ -43,13 +43,7 @@ from run_tutorial import (
     prepare_kernels,
     read_parameters,
 )
-from tqdm import tqdm
-
-from clims_lib.artifacts import key_of, write_json
-from clims_lib.config import Profile, load_profile
-from clims_lib.running import device_of
-from clims_lib.splits import make_data
-from clims_lib.sweeps import (
+from sweep_table import (
     FAILED,
     RUN,
     read_grid,
@@ -58,6 +52,12 @@ from clims_lib.sweeps import (
     write_parquet,
     write_table,
 )
+from tqdm import tqdm
+
+from clims_lib.artifacts import key_of, write_json
+from clims_lib.config import Profile, load_profile
+from clims_lib.data.splits import make_data
+from clims_lib.devices import device_of
 
 # Folders in a profile's outputs that the runs share: all that `artifact` names by a key.
 SHARED = ("weights", "splits", "cams", "thresholds", "pseudo_masks", "segmentations", "measured")

@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from clims_lib.artifacts import read_json, write_json  # noqa: E402
-from clims_lib.clip_stages import missing, runnable  # noqa: E402
 from clims_lib.config import PROFILES, Profile, did_you_mean, load_profile  # noqa: E402
-from clims_lib.report import render_report  # noqa: E402
-from clims_lib.results import beyond_spread, gather_results, results_table  # noqa: E402
+from clims_lib.results.report import render_report  # noqa: E402
+from clims_lib.results.tables import beyond_spread, gather_results, results_table  # noqa: E402
+from clims_lib.stages.clip import missing, runnable  # noqa: E402
 
 REQUIRED = ("PROFILE", "SEED", "OVERRIDES")  # in every notebook's parameters cell
 STATE = "clims_tutorial"  # the executed notebook's metadata that says what it was made from
@@ -211,7 +211,7 @@ def state_of(notebook: Notebook, notebooks: list[Notebook], parameters: dict,
     before = [n for n in notebooks if n.path.name < notebook.path.name]
     profile = parameters["PROFILE"]
     profile_file = Path(profile) if profile.endswith(".toml") else PROFILES / f"{profile}.toml"
-    files = [*sorted((ROOT / "clims_lib").glob("*.py")), profile_file,
+    files = [*sorted((ROOT / "clims_lib").rglob("*.py")), profile_file,
              *sorted((ROOT / "data" / "results").glob("*.json"))]
     parts = [
         [(cell.cell_type, cell.source) for cell in notebook.cells],
@@ -346,6 +346,8 @@ def prepare_kernels() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # else a kernel of the home folder wins
     os.environ.pop("MPLBACKEND", None)
+    for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("GOMP_SPINCOUNT", "0")):
+        os.environ.setdefault(name, value)  # idle threads sleep: ci/_venv.sh says why
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else each kernel warns on Python 3.11+
 
 

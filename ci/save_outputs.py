@@ -11,8 +11,8 @@ from pathlib import Path
 import nbformat
 from run_tutorial import ROOT, STATE, find_notebooks, is_finished, read_parameters, state_of
 
-from clims_lib.clip_stages import missing
 from clims_lib.config import load_profile
+from clims_lib.stages.clip import missing
 
 
 def save_outputs(folder: Path, profile: str) -> None:

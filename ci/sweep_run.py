@@ -22,12 +22,12 @@ from run_tutorial import (  # noqa: E402
     prepare_kernels,
     state_of,
 )
+from sweep_table import FAILED, RESULTS, RUN, status_of  # noqa: E402
 
 from clims_lib.artifacts import read_json, write_json  # noqa: E402
-from clims_lib.clip_stages import missing  # noqa: E402
 from clims_lib.config import load_profile  # noqa: E402
-from clims_lib.results import gather_results  # noqa: E402
-from clims_lib.sweeps import FAILED, RESULTS, RUN, status_of  # noqa: E402
+from clims_lib.results.tables import gather_results  # noqa: E402
+from clims_lib.stages.clip import missing  # noqa: E402
 
 
 def main(folder: Path, cores: str = "") -> None:

@@ -7,9 +7,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from clims_lib.artifacts import atomic_path  # noqa: E402
-from clims_lib.claims import claims, claims_table  # noqa: E402
 from clims_lib.config import load_profile  # noqa: E402
-from clims_lib.results import read_committed, results_table  # noqa: E402
+from clims_lib.results.claims import claims, claims_table  # noqa: E402
+from clims_lib.results.tables import read_committed, results_table  # noqa: E402
 
 BEGIN, END = "<!-- results of {}: ci/update_readme.py -->\n", "<!-- end of results -->"
 

@@ -12,41 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.resnet import Bottleneck, ResNet
 
-MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as torchvision's weights expect
-STD = (0.229, 0.224, 0.225)
-
-
-class ThinResNet(ResNet):
-    """torchvision's ResNet with every stage `thin` times narrower: same code, small data."""
-
-    def __init__(self, layers: Sequence[int], thin: int = 1, stride: int = 16):
-        self.thin = thin
-        dilate = [stride < 8, stride < 16, stride < 32]
-        super().__init__(Bottleneck, list(layers), replace_stride_with_dilation=dilate)
-        self.fc = nn.Identity()
-        blocks = (self.layer1, self.layer2, self.layer3, self.layer4)
-        self.channels = [self.conv1.out_channels, *(b[-1].conv3.out_channels for b in blocks)]
-
-    def stages(self, x: Tensor) -> list[Tensor]:
-        """Normalised pictures -> features after conv1 (stride 2) and each of the four stages."""
-        found = [self.relu(self.bn1(self.conv1(x)))]
-        x = self.maxpool(found[0])
-        for block in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = block(x)
-            found.append(x)
-        return found
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.stages(x)[-1]
-
-    def parts(self) -> list[list[nn.Module]]:
-        """The modules of each of `stages`."""
-        return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
-
-    def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
-        return super()._make_layer(block, planes // self.thin, blocks, stride, dilate)
+from clims_lib.backbones import MEAN, STD, EfficientNetLite, ThinResNet
 
 
 class CAMNet(nn.Module):
@@ -65,8 +32,6 @@ class CAMNet(nn.Module):
         if stride not in (4, 8, 16, 32):
             raise ValueError(f"stride must be 4, 8, 16 or 32, not {stride}")
         if backbone == "efficientnet_lite0":
-            from clims_lib.efficientnet import EfficientNetLite  # of the extra `sample`
-
             self.backbone = EfficientNetLite(stride)
         elif backbone == "resnet":
             self.backbone = ThinResNet(layers, thin, stride)

@@ -14,11 +14,15 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import clip
 import torch
 import torch.nn.functional as F
-from clip.model import CLIP
 from torch import Tensor, nn
+
+with warnings.catch_warnings():
+    # clip still imports pkg_resources, which complains about that with a path of this very machine
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    import clip
+    from clip.model import CLIP
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own normalisation (clip.clip._transform)
 STD = (0.26862954, 0.26130258, 0.27577711)

@@ -23,17 +23,18 @@ from clims_lib.artifacts import (
     save_tensors,
     write_json,
 )
+from clims_lib.batches import MemoryBatches
 from clims_lib.cam import CAMNet
 from clims_lib.clip_model import autocast
 from clims_lib.config import Profile
-from clims_lib.masks import Predict, keep_segmentations, make_pseudo_masks, read_masks
-from clims_lib.measures import measure_masks
+from clims_lib.data.splits import read_sizes, read_split
+from clims_lib.devices import bar, device_of, fits
 from clims_lib.objectives import mask_loss
-from clims_lib.running import bar, device_of, fits
-from clims_lib.splits import read_sizes, read_split
-from clims_lib.stages import load_network, new_network, train_cam, unusual
-from clims_lib.training import MemoryBatches, train
-from clims_lib.walks import network_of
+from clims_lib.stages.masks import Predict, keep_segmentations, make_pseudo_masks, read_masks
+from clims_lib.stages.measures import measure_masks
+from clims_lib.stages.networks import load_network, new_network, train_cam, unusual
+from clims_lib.stages.walk import network_of
+from clims_lib.training import train
 
 
 class DeepLab(nn.Module):

@@ -1,8 +1,7 @@
 """Pictures for people: arrays in, a matplotlib Figure out.
 
 Masks have the VOC palette, other colours are the Okabe-Ito ones that colour-blind readers tell
-apart. No function here computes a result. Every figure of pyplot, also one not made here, tells
-screen readers what it shows (`alt_text`).
+apart. No function here computes a result.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 
-from clims_lib.voc import palette
+from clims_lib.data.voc import palette
 
-plt.rcParams["figure.hooks"] = ["clims_lib.alt_text:attach"]
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 
 
@@ -211,3 +210,31 @@ def points(x, y, xlabel: str, ylabel: str) -> Figure:
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def set_up() -> None:
+    """Let every figure of pyplot from now on, also one not made here, tell what it shows.
+
+    The words are those written in the figure. Jupyter keeps them beside the picture as
+    `metadata["image/png"]["alt"]`, where nbconvert, `ci/book` and screen readers look.
+    """
+    plt.rcParams["figure.hooks"] = [f"{__name__}:{attach_words.__name__}"]
+
+
+def attach_words(figure: Figure) -> None:
+    """Let a figure hand its words to Jupyter; a hook that pyplot calls with every new figure."""
+    # IPython adds the picture itself to what this returns.
+    figure._repr_mimebundle_ = lambda **_: ({}, {"image/png": {"alt": describe(figure)}})
+
+
+def describe(figure: Figure) -> str:
+    """Return the figure's `alt` where somebody wrote one (`report.save_figure` does), else what
+    its titles, axes and legends say, and how many pictures it has; "" if nothing."""
+    if getattr(figure, "alt", ""):
+        return figure.alt
+    figure.draw_without_rendering()  # names at ticks are not there before
+    pictures = sum(len(axis.images) for axis in figure.axes)
+    parts = [f"{pictures} pictures"] if pictures > 1 else []  # one may be a table
+    parts += [" ".join(text.get_text().split()) for text in figure.findobj(Text)]
+    # numbers at ticks say nothing without the lines beside them
+    return "; ".join(dict.fromkeys(p for p in parts if any(map(str.isalpha, p)) and p[0] != "$"))

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from clims_lib.config import Profile, load_profile
-from clims_lib.stages import METHODS, train_cam
-from clims_lib.team import ALONE, Team
+from clims_lib.devices import ALONE, Team
+from clims_lib.stages.networks import METHODS, train_cam
 
 
 def here(profile: Profile) -> Team:

@@ -1,4 +1,4 @@
-"""The training loop of all CAM networks, on one process or on many, and the batches it takes.
+"""The training loop of all CAM networks, on one process or on many.
 
 What is minimised comes from objectives.py.
 """
@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clims_lib.clip_model import autocast
+from clims_lib.devices import ALONE, Team
 from clims_lib.objectives import Batch, Loss
-from clims_lib.pictures import random_crops
-from clims_lib.team import ALONE, Team
 
 
 @torch.random.fork_rng()  # whoever calls draws on as if nothing had been drawn here
@@ -151,51 +150,3 @@ def prefetch(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
         while (batch := coming.result()) is not None:
             coming = reader.submit(next, todo, None)
             yield ready(batch)
-
-
-class MemoryBatches:
-    """Shuffled batches of a split's pictures: random crops, mirrored at random.
-
-    images uint8 (N, 3, S, S), labels (N, K), masks uint8 (N, S, S) or None; sizes (N, 2), crop and
-    resize: see `pictures.random_crops` (None: whole pictures). Calling it with an epoch gives that
-    epoch's batches; the seed and the epoch alone decide what they are. A last batch of one picture
-    is left out.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor, masks: Tensor | None, size: int, seed: int,
-                 sizes: Tensor | None = None, crop: int | None = None,
-                 resize: tuple[float, float] = (1.0, 1.0)):  # fmt: skip
-        if not len(images) == len(labels) or masks is not None and len(masks) != len(images):
-            raise ValueError("images, labels and masks must be equally many")
-        self.data, self.size, self.seed = (images, labels, masks), size, seed
-        sizes = torch.tensor([images.shape[-2:]] * len(images)) if sizes is None else sizes
-        self.crops = (sizes, crop or images.shape[-1], resize)
-
-    def __call__(self, epoch: int) -> list[Batch]:
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        order = torch.randperm(len(self.data[0]), generator=generator)
-        if len(order) > 1 == len(order) % self.size:  # batch normalisation needs two
-            order = order[:-1]
-        flips = torch.rand(len(order), generator=generator) < 0.5
-        windows = torch.rand(len(order), 3, generator=generator)
-        parts = (part.split(self.size) for part in (order, flips, windows))
-        return _Lazy(zip(*parts, strict=True), self.data, self.crops)
-
-
-class _Lazy(list):
-    """A list of (indices, mirror, windows) that turns into a batch when iterated."""
-
-    def __init__(self, plan, data, crops):
-        super().__init__(plan)
-        self.data, self.crops = data, crops
-
-    def __iter__(self):
-        (images, labels, masks), (sizes, crop, resize) = self.data, self.crops
-        for i, mirror, windows in super().__iter__():
-            x, m = random_crops(
-                images[i].float() / 255, None if masks is None else masks[i], sizes[i], windows,
-                crop=crop, resize=resize,
-            )  # fmt: skip
-            x = torch.where(mirror[:, None, None, None], x.flip(-1), x)
-            m = None if m is None else torch.where(mirror[:, None, None], m.flip(-1), m)
-            yield x, labels[i], m

@@ -11,7 +11,7 @@ from PIL import Image
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports pyplot
 
 from clims_lib.config import load_profile  # noqa: E402
-from clims_lib.voc import write_mask  # noqa: E402
+from clims_lib.data.voc import write_mask  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -14,7 +14,7 @@ import time
 import nbformat
 import pytest
 
-from clims_lib import explorers
+from clims_lib import explore
 from clims_lib.config import load_profile
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra `test`")
@@ -47,7 +47,7 @@ def tiny():
     """The tiny profile, with everything trained that an explorer shows."""
     profile = load_profile("tiny")
     for name in ("cam_explorer", "loss_explorer", "prompt_lab", "crf_tuner"):
-        getattr(explorers, name)(profile)
+        getattr(explore, name)(profile)
     return profile
 
 

@@ -5,7 +5,7 @@ from collections import namedtuple
 import pytest
 import torch
 
-from clims_lib.captions import CUTS, EMPTY, caption, cut_views, half_planes, soft_blobs
+from clims_lib.miniworld.captions import CUTS, EMPTY, caption, cut_views, half_planes, soft_blobs
 
 Thing = namedtuple("Thing", "noun is_object")
 SCENE = (Thing("grass", False), Thing("cow", True), Thing("water", False))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clims_lib.claims import claims, claims_table
+from clims_lib.results.claims import claims, claims_table
 
 
 def row(method, miou, seed=0, person=0.5, leak=0.4, split="test"):

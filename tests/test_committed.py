@@ -1,17 +1,17 @@
 """The committed table is complete, the README says what it says, and the trained CLIP passes."""
 
 import pytest
+from everything import CORPORA
 from update_readme import BEGIN, END, TABLES, with_results
 
 from clims_lib import oracle
-from clims_lib.clip_stages import finetune_clip
 from clims_lib.config import load_profile
 from clims_lib.deeplab import method_of
-from clims_lib.measures import oracle_check
-from clims_lib.results import read_committed
-from clims_lib.semi_supervised import methods_of
-from clims_lib.stages import METHODS
-from clims_lib.table import CORPORA
+from clims_lib.results.tables import read_committed
+from clims_lib.stages.clip import finetune_clip
+from clims_lib.stages.measures import oracle_check
+from clims_lib.stages.networks import METHODS
+from clims_lib.stages.semi_supervised import methods_of
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from clims_lib.crf import dense_crf, refine, refine_at, unary_from_cam, unary_from_labels
-from clims_lib.pseudo_masks import cam_to_mask
+from clims_lib.seeds import cam_to_mask
 
 SETTINGS = {
     "gaussian_weight": 1.5,

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from clims_lib import download
-from clims_lib.download import SOURCES, Source, check_space, fetch, get_voc2012, main, unpack
-from clims_lib.sbd import add_sbd
-from clims_lib.voc import list_names, read_mask, write_mask
+from clims_lib.data import download
+from clims_lib.data.download import SOURCES, Source, check_space, fetch, get_voc2012, main, unpack
+from clims_lib.data.sbd import add_sbd
+from clims_lib.data.voc import list_names, read_mask, write_mask
 
 
 class Unkind(http.server.BaseHTTPRequestHandler):

@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 from clims_lib import config
-from clims_lib.voc import VOCFolder, read_mask
+from clims_lib.data.voc import VOCFolder, read_mask
 
 CAMELS = """
 import json
-from clims_lib.clip_stages import finetune_clip
+from clims_lib.stages.clip import finetune_clip
 from clims_lib.config import load_profile
-from clims_lib.measures import measure, oracle_check
-from clims_lib.splits import make_data
+from clims_lib.stages.measures import measure, oracle_check
+from clims_lib.data.splits import make_data
 profile = load_profile("tiny", ["device=cpu"])
 print(json.dumps({"root": str(make_data(profile)), "rows": measure(profile, "clims"),
                   "oracle": oracle_check(profile, finetune_clip(profile))}))

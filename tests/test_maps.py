@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from conftest import profile_of
 
-from clims_lib import maps
-from clims_lib.maps import enlarge, groups, keep_cams, read_cam, write_cam
+from clims_lib.data.splits import open_split, read_sizes, read_split
 from clims_lib.metrics import confusion
-from clims_lib.pseudo_masks import cam_to_mask
-from clims_lib.splits import open_split, read_sizes, read_split
-from clims_lib.stages import train_cam
-from clims_lib.walks import compute_cams, make_cams, train_maps
+from clims_lib.seeds import cam_to_mask
+from clims_lib.stages import maps
+from clims_lib.stages.maps import enlarge, groups, keep_cams, read_cam, write_cam
+from clims_lib.stages.networks import train_cam
+from clims_lib.stages.walk import compute_cams, make_cams, train_maps
 
 
 def test_numpy_alone_reads_a_file(tmp_path):

@@ -6,13 +6,14 @@ import torch
 from conftest import profile_of
 from PIL import Image
 
-from clims_lib import deeplab, semi_supervised
+from clims_lib import deeplab
 from clims_lib.config import load_profile
-from clims_lib.measures import around, leaks, measure_masks
-from clims_lib.segment import main as segment
-from clims_lib.splits import make_data, read_split
-from clims_lib.submission import main as pack
-from clims_lib.voc import ground_names, list_names, read_mask, write_mask
+from clims_lib.data.splits import make_data, read_split
+from clims_lib.data.submission import main as pack
+from clims_lib.data.voc import ground_names, list_names, read_mask, write_mask
+from clims_lib.stages import semi_supervised
+from clims_lib.stages.measures import around, leaks, measure_masks
+from clims_lib.stages.segment import main as segment
 
 
 def test_a_ring_is_what_is_near_and_not_the_thing():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clims_lib import miniworld
-from clims_lib.miniworld import CLASSES, GROUNDS, HOME, draw_scene, target_scene, web_scene
+from clims_lib.miniworld import world
+from clims_lib.miniworld.world import CLASSES, GROUNDS, HOME, draw_scene, target_scene, web_scene
 
 SCENES = 300
 
@@ -27,7 +27,7 @@ def web():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "miniworld"
-    return miniworld.write_dataset(root, train=60, val=8, test=8, labelled=30, processes=1)
+    return world.write_dataset(root, train=60, val=8, test=8, labelled=30, processes=1)
 
 
 def _names(scene, is_object):
@@ -107,7 +107,7 @@ def test_same_seed_same_picture():
         assert not np.array_equal(a.image, c.image)
 
 
-@pytest.mark.parametrize("ground", miniworld.STANDING)
+@pytest.mark.parametrize("ground", world.STANDING)
 @pytest.mark.parametrize("name", CLASSES)
 def test_everything_can_stand_everywhere(name, ground):
     scene = draw_scene(np.random.default_rng(0), [name], ground, size=32)
@@ -149,7 +149,7 @@ def test_written_folder_agrees_with_the_scenes(folder):
 
 
 def test_border_is_the_ring_outside_each_object():
-    ground, far, near = (miniworld.Thing(n, n, o) for n, o in (("sky", 0), ("car", 1), ("cow", 1)))
+    ground, far, near = (world.Thing(n, n, o) for n, o in (("sky", 0), ("car", 1), ("cow", 1)))
     thing_map = np.array([[0, 0, 0, 0, 0],
                           [0, 1, 1, 0, 0],
                           [0, 1, 2, 2, 0],
@@ -158,7 +158,7 @@ def test_border_is_the_ring_outside_each_object():
                 [1, 0, 1, 1, 0],
                 [1, 1, 0, 0, 1],
                 [0, 1, 1, 1, 0]]
-    assert miniworld._outline(thing_map, (ground, far, near)).astype(int).tolist() == expected
+    assert world._outline(thing_map, (ground, far, near)).astype(int).tolist() == expected
 
 
 def test_lists_and_labels_agree_with_the_masks(folder):
@@ -183,7 +183,7 @@ def test_lists_and_labels_agree_with_the_masks(folder):
 
 def test_pictures_do_not_depend_on_the_number_of_processes(folder, tmp_path):
     settings = {"train": 200, "val": 1, "test": 1, "labelled": 2}
-    other = miniworld.write_dataset(tmp_path / "two", processes=2, **settings)
+    other = world.write_dataset(tmp_path / "two", processes=2, **settings)
     for name in _lines(folder, "Segmentation/train.txt"):
         assert ((other / "JPEGImages" / f"{name}.jpg").read_bytes()
                 == (folder / "JPEGImages" / f"{name}.jpg").read_bytes())
@@ -191,11 +191,11 @@ def test_pictures_do_not_depend_on_the_number_of_processes(folder, tmp_path):
 
 def test_writing_again_keeps_the_same_and_replaces_another(tmp_path):
     root, settings = tmp_path / "m", {"train": 3, "val": 1, "test": 1, "labelled": 1}
-    miniworld.write_dataset(root, **settings)
+    world.write_dataset(root, **settings)
     before = (root / "classes.txt").stat().st_mtime_ns
-    miniworld.write_dataset(root, **settings)
+    world.write_dataset(root, **settings)
     assert (root / "classes.txt").stat().st_mtime_ns == before
-    miniworld.write_dataset(root, seed=1, **settings)
+    world.write_dataset(root, seed=1, **settings)
     assert json.loads((root / "miniworld.json").read_text())["seed"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["m"]  # nothing left lying about
 
@@ -203,30 +203,30 @@ def test_writing_again_keeps_the_same_and_replaces_another(tmp_path):
 def test_a_stopped_writing_leaves_nothing(tmp_path, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
-    monkeypatch.setattr(miniworld, "_write_lists", stop)
+    monkeypatch.setattr(world, "_write_lists", stop)
     with pytest.raises(KeyboardInterrupt):
-        miniworld.write_dataset(tmp_path / "m", train=2, val=1, test=1, labelled=1)
+        world.write_dataset(tmp_path / "m", train=2, val=1, test=1, labelled=1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="val must be at least 1, not -1"):
-        miniworld.write_dataset(tmp_path / "m", val=-1)
+        world.write_dataset(tmp_path / "m", val=-1)
     with pytest.raises(ValueError, match="labelled=9 is more than the 5"):
-        miniworld.write_dataset(tmp_path / "m", train=5, labelled=9)
+        world.write_dataset(tmp_path / "m", train=5, labelled=9)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"mine")
     with pytest.raises(ValueError, match="not a MiniWorld"):
-        miniworld.write_dataset(tmp_path / "photos", train=2, val=1, test=1, labelled=1)
+        world.write_dataset(tmp_path / "photos", train=2, val=1, test=1, labelled=1)
     assert (tmp_path / "photos" / "holiday.jpg").read_bytes() == b"mine"
     with pytest.raises(ValueError, match="size_n"):
-        miniworld.make_corpus(size_n=0)
+        world.make_corpus(size_n=0)
     with pytest.raises(ValueError, match="processes"):
-        miniworld.make_corpus(size_n=2, processes=0)
+        world.make_corpus(size_n=2, processes=0)
 
 
 def test_corpus_holds_the_web_scenes():
-    corpus = miniworld.make_corpus(seed=5, size_n=6, processes=1)
+    corpus = world.make_corpus(seed=5, size_n=6, processes=1)
     assert tuple(corpus.images.shape) == (6, 3, 64, 64)
     for i in range(6):
         scene = web_scene(np.random.default_rng([5, 3, i]))
@@ -236,5 +236,5 @@ def test_corpus_holds_the_web_scenes():
 
 
 def test_drawing_processes_start_without_torch():
-    code = "import sys, clims_lib.miniworld; sys.exit('torch' in sys.modules)"
+    code = "import sys, clims_lib.miniworld.world; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from clims_lib.pictures import FILL, random_crops, read_array, sizes_path, write_array
+from clims_lib.batches import FILL, random_crops
+from clims_lib.data.pictures import read_array, sizes_path, write_array
 
 
 def canvas(height, width, side=8):

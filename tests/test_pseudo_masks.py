@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clims_lib.metrics import confusion, miou
-from clims_lib.pseudo_masks import (
+from clims_lib.seeds import (
     cam_to_mask,
     normalise_cam,
     threshold_counts,

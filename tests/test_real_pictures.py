@@ -13,14 +13,14 @@ from sklearn.metrics import confusion_matrix
 from clims_lib import plots
 from clims_lib.cam import CAMNet, multi_scale_cam
 from clims_lib.crf import dense_crf, refine, unary_from_cam, unary_from_labels
+from clims_lib.data.voc import VOCFolder, palette, read_mask, write_mask
 from clims_lib.metrics import confusion, iou, miou
-from clims_lib.pseudo_masks import (
+from clims_lib.seeds import (
     cam_to_mask,
     normalise_cam,
     threshold_counts,
     threshold_curve,
 )
-from clims_lib.voc import VOCFolder, palette, read_mask, write_mask
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
 KRAEHENBUEHL = {  # the settings of the paper's own code

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from clims_lib import results
 from clims_lib.artifacts import read_json, write_json
 from clims_lib.config import load_profile
-from clims_lib.results import (
+from clims_lib.results import tables
+from clims_lib.results.tables import (
     accuracies_beyond_spread,
     beyond_spread,
     gather_results,
@@ -108,7 +108,7 @@ def test_beyond_spread():
 
 
 def test_committed_results_are_read_by_profile(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
     profile = load_profile("tiny")
     assert read_committed(profile) == []
     table = {"rows": [row()], "zero_shot": [], "oracle": []}

@@ -24,7 +24,7 @@ FIRST = WORK + """with log.open("a") as file:
     print("first", SEED, EXTRA, profile.clims.epochs, file=file)"""
 SECOND = WORK + """with log.open("a") as file:
     print("second", SEED, file=file)
-from clims_lib.results import record
+from clims_lib.results.tables import record
 record(profile.outputs / "metrics" / "01_second.json", profile=profile.name, seed=SEED,
        seconds=1.0, device="cpu", rows=[{"method": "cam", "split": "test", "seed": SEED,
                                          "miou": 0.4, "iou": {"person": 0.3}}]);"""

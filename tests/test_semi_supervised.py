@@ -5,8 +5,8 @@ import torch
 
 from clims_lib.cct_network import CCT
 from clims_lib.config import load_profile
-from clims_lib.semi_supervised import _batches, draw_order, methods_of, new_cct, train_cct
 from clims_lib.settings import Augment
+from clims_lib.stages.semi_supervised import _batches, draw_order, methods_of, new_cct, train_cct
 
 WHOLE = Augment(crop=4, resize=(1.0, 1.0))
 

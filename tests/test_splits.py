@@ -5,13 +5,13 @@ import torch
 from conftest import profile_of
 from PIL import Image
 
-from clims_lib.clip_stages import find_clip, make_clip, missing, runnable
+from clims_lib.batches import FILL
 from clims_lib.config import load_profile
-from clims_lib.masks import make_pseudo_masks, read_masks, segment
-from clims_lib.pictures import FILL
-from clims_lib.splits import make_data, open_split, read_sizes, read_split
-from clims_lib.stages import load_imagenet
-from clims_lib.voc import VOC_CLASSES
+from clims_lib.data.splits import make_data, open_split, read_sizes, read_split
+from clims_lib.data.voc import VOC_CLASSES
+from clims_lib.stages.clip import find_clip, make_clip, missing, runnable
+from clims_lib.stages.masks import make_pseudo_masks, read_masks, segment
+from clims_lib.stages.networks import load_imagenet
 
 
 def test_pictures_of_all_sizes_lie_on_one_canvas(small_voc):
@@ -44,7 +44,7 @@ def test_a_list_of_another_length_is_refused(small_voc):
 
 
 def test_no_data_set_says_how_to_get_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match="--data-root.*VOC_ROOT.*clims_lib.download"):
+    with pytest.raises(FileNotFoundError, match="--data-root.*VOC_ROOT.*clims_lib.data.download"):
         make_data(profile_of(tmp_path / "nothing"))
 
 
@@ -61,7 +61,7 @@ def test_without_clips_weights_everything_else_runs(small_voc):
     assert set(absent) == {"clip", "grounds"} and "ViT-B-32.pt" in absent["clip"]
     assert runnable(profile, ("cam", "clims", "puzzle_cam", "cct_clims")) == ["cam", "puzzle_cam"]
     assert runnable(profile, ("clip", "clip_finetuned")) == []
-    with pytest.raises(FileNotFoundError, match="clims_lib.download weights"):
+    with pytest.raises(FileNotFoundError, match="clims_lib.data.download weights"):
         make_clip(profile)
     (small_voc.parent / "weights").mkdir()
     (small_voc.parent / "weights" / "ViT-B-32.pt").write_bytes(b"here")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clims_lib.submission import main, write_submission
-from clims_lib.voc import write_mask
+from clims_lib.data.submission import main, write_submission
+from clims_lib.data.voc import write_mask
 
 SIZES = {"2008_000001": (50, 37), "2008_000002": (37, 50), "2011_000003": (1, 1)}
 

@@ -14,12 +14,12 @@ import psutil
 import pytest
 import run_sweep
 import run_tutorial
+import sweep_table
 from run_sweep import main, plan
 from test_run_tutorial import keep_environment, write_notebook  # noqa: F401
 
-from clims_lib import sweeps
 from clims_lib.config import load_profile
-from clims_lib.measures import measure
+from clims_lib.stages.measures import measure
 
 pandas = pytest.importorskip("pandas", reason="the extra `sweep` is not installed")
 
@@ -115,7 +115,7 @@ def test_one_at_a_time(toy, capsys):
 
 
 def test_runs_share_every_folder_of_artifacts(root):
-    sources = "".join(path.read_text() for path in (root / "clims_lib").glob("*.py"))
+    sources = "".join(path.read_text() for path in (root / "clims_lib").rglob("*.py"))
     assert sorted(set(re.findall(r'outputs / "(\w+)"', sources))) == sorted(run_sweep.SHARED)
 
 
@@ -127,7 +127,7 @@ def test_scores_are_those_of_one_split():
                "zero_shot": [{"model": "clip", "split": "val", "accuracy": {"cow": 0.75}}],
                "oracle": [{"class": "cow", "seed": 0, "mask": m, "loss": v}
                           for m, v in loss.items()]}  # fmt: skip
-    assert sweeps.scores_of(results, "val") == {
+    assert sweep_table.scores_of(results, "val") == {
         "clims.miou": 0.5, "clims.cow": None, "clims.boat": 0.4, "clims.water->boat": 0.1,
         "clip.accuracy.cow": 0.75, "margin.cow": 1.5}
 
@@ -135,13 +135,13 @@ def test_scores_are_those_of_one_split():
 def test_tables_read_back(tmp_path):
     rows = [{"run": "run-1", "p": ['a, "b"'], "status": "finished", "commit": "1234567890", "x": 1},
             {"run": "run-2", "p": ["río"], "status": "failed", "error": "E: one, two"}]
-    sweeps.write_table(tmp_path / "t.csv", rows, ["p"])
+    sweep_table.write_table(tmp_path / "t.csv", rows, ["p"])
     assert (tmp_path / "t.csv").read_text().splitlines() == [
         "run,p,status,seconds,error,notebook,split,commit,x",
         'run-1,"[""a, \\""b\\""""]",finished,,,,,1234567890,1',
         'run-2,"[""río""]",failed,,"E: one, two",,,,']
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    sweeps.write_parquet(tmp_path / "t.csv")
+    sweep_table.write_parquet(tmp_path / "t.csv")
     frame = pandas.read_parquet(tmp_path / "t.parquet")
     assert frame.commit[0] == "1234567890" and json.loads(frame.p[0]) == ['a, "b"']
     assert frame.x[0] == 1 and pandas.isna(frame.x[1])
@@ -185,7 +185,7 @@ def test_killed_it_loses_no_finished_run(toy):
     process.wait(60)
     assert not psutil.wait_procs(family, timeout=300)[1], "the sweep is dead, its runs are not"
     first, *rest = toy.plan("SEED = [0, 1, 2]")
-    assert [sweeps.status_of(f) for f in (first, *rest)] == ["finished", "missing", "missing"]
+    assert [sweep_table.status_of(f) for f in (first, *rest)] == ["finished", "missing", "missing"]
 
     files = [first / "results.json", first / "00_toy.ipynb"]
     before = [file.stat().st_mtime_ns for file in files]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from clims_lib import objectives, training
+from clims_lib import batches, objectives, training
 from clims_lib.artifacts import load_tensors, read_json
 from clims_lib.cam import CAMNet
 from clims_lib.config import load_profile
-from clims_lib.stages import new_network, train_cam
-from clims_lib.team import ALONE
+from clims_lib.devices import ALONE
+from clims_lib.stages.networks import new_network, train_cam
 from clims_lib.train import main, train_here, train_on_all_gpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +48,7 @@ def fit(accumulate, frozen_norm=True):
     images = torch.randint(0, 256, (12, 3, 32, 32), generator=g, dtype=torch.uint8)
     labels = (torch.rand(12, 3, generator=g) < 0.5).float()
     history = training.train(
-        model, objectives.cam_loss(), training.MemoryBatches(images, labels, None, 6, 0), epochs=2,
+        model, objectives.cam_loss(), batches.MemoryBatches(images, labels, None, 6, 0), epochs=2,
         lr=1e-3, accumulate=accumulate, frozen_norm=frozen_norm, amp=False, team=ALONE,
     )  # fmt: skip
     return history, model.state_dict()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from clims_lib.batches import MemoryBatches
 from clims_lib.objectives import (
     cam_loss,
     clims_training_loss,
@@ -19,7 +20,7 @@ from clims_lib.objectives import (
     pooled_scores,
     puzzle_loss,
 )
-from clims_lib.training import MemoryBatches, train
+from clims_lib.training import train
 
 
 class Same(nn.Module):

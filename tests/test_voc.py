@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clims_lib.voc import (
+from clims_lib.data.voc import (
     VOC_CLASSES,
     VOCFolder,
     class_names,

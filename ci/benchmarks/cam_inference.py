@@ -25,7 +25,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from clims_lib.cam import CAMNet, fold_batch_norms, multi_scale_cam
-from clims_lib.maps import read_cam, write_cam
+from clims_lib.stages.maps import read_cam, write_cam
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
 

@@ -23,8 +23,8 @@ from pairs import RESULTS, keep, pair, seconds
 from clims_lib.artifacts import atomic_path
 from clims_lib.config import load_profile
 from clims_lib.crf import dense_crf
-from clims_lib.splits import read_split
-from clims_lib.voc import VOCFolder
+from clims_lib.data.splits import read_split
+from clims_lib.data.voc import VOCFolder
 
 USUAL = {"gaussian_weight": 3.0, "gaussian_sxy": 3.0, "bilateral_weight": 10.0,
          "bilateral_sxy": 80.0, "bilateral_srgb": 13 / 255, "iterations": 10}  # fmt: skip

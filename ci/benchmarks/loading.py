@@ -43,15 +43,15 @@ class Timed:
 
 def waiting() -> list[dict]:
     """The share of an epoch in which the trainer has no batch yet."""
-    from clims_lib import objectives, training
+    from clims_lib import batches, objectives, training
     from clims_lib.config import load_profile
-    from clims_lib.splits import read_sizes, read_split
-    from clims_lib.stages import new_network
+    from clims_lib.data.splits import read_sizes, read_split
+    from clims_lib.stages.networks import new_network
 
     profile, rows = load_profile("mini"), []
     images, labels, _ = read_split(profile, "train")
     for name, size in (("CAM", profile.cam.batch), ("CLIMS's batches", profile.clims.batch)):
-        batches = Timed(training.MemoryBatches(
+        batches = Timed(batches.MemoryBatches(
             images, labels, None, size, 0, read_sizes(profile, "train"), profile.augment.crop,
             profile.augment.resize))
         started = time.perf_counter()
@@ -64,10 +64,11 @@ def waiting() -> list[dict]:
 
 def waiting_of_clip(profile, steps: int = 150) -> dict:
     """The same of the small CLIP, whose views are cut and described anew for every step."""
-    from clims_lib import clip_model, clip_stages
+    from clims_lib import clip_model
+    from clims_lib.stages import clip
 
-    model, waited = clip_stages.untrained_clip(profile), 0.0
-    batches, lr = clip_stages.CaptionBatches(profile, profile.clip.batch), profile.clip.lr
+    model, waited = clip.untrained_clip(profile), 0.0
+    batches, lr = clip.CaptionBatches(profile, profile.clip.batch), profile.clip.lr
 
     def batch(step: int):
         nonlocal waited
@@ -86,13 +87,13 @@ def waiting_of_clip(profile, steps: int = 150) -> dict:
 
 def drawing() -> list[dict]:
     """Scenes a second, the processes' start included."""
-    from clims_lib import miniworld
+    from clims_lib.miniworld import world
 
     rows = []
     for processes in (1, len(os.sched_getaffinity(0))):
         for count in (500, 4000):
             started = time.perf_counter()
-            miniworld.make_corpus(7, count, processes=processes)
+            world.make_corpus(7, count, processes=processes)
             rows.append({"what": f"{count} scenes drawn, processes: {processes}",
                          "scenes_s": count / (time.perf_counter() - started)})
     return rows

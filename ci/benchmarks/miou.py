@@ -18,8 +18,8 @@ import torch
 from pairs import keep, pair
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from clims_lib.data.voc import read_mask, read_masks, write_mask
 from clims_lib.metrics import confusion, miou
-from clims_lib.voc import read_mask, read_masks, write_mask
 
 LABELS = 21
 

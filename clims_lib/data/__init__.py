@@ -1,0 +1,1 @@
+"""Data sets in the PASCAL VOC layout: read, written, fetched, split, and submitted."""

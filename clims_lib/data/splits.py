@@ -1,0 +1,104 @@
+"""The data set of a profile: its folder, and its splits as arrays on disk."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clims_lib.artifacts import artifact, load_tensors, save_tensors
+from clims_lib.batches import FILL
+from clims_lib.config import Profile
+from clims_lib.data.pictures import digest_of, in_order, read_array, sizes_path, write_array
+from clims_lib.data.voc import VOCFolder, has_list
+from clims_lib.metrics import IGNORE
+from clims_lib.miniworld import world
+
+
+def make_data(profile: Profile) -> Path:
+    """Return the data set's folder; MiniWorld is drawn on first use, VOC must be there."""
+    data, root = profile.data, profile.data_root
+    if data.source == "miniworld":
+        sizes = {name: getattr(data, name) for name in ("train", "val", "test", "labelled", "size")}
+        return world.write_dataset(root, seed=0, **sizes)
+    if not (root / "JPEGImages").is_dir():
+        raise FileNotFoundError(
+            f"no VOC-layout data set at {root}: give its folder with ci/tutorial --data-root or "
+            "VOC_ROOT, or fetch VOC2012 with python -m clims_lib.data.download voc2012"
+        )
+    return root
+
+
+@lru_cache(maxsize=32)  # reading VOC's lists of labels takes a while, and every key asks for them
+def open_split(
+    profile: Profile, split: str, masks: bool = False, labels: bool = True
+) -> VOCFolder:
+    """One of train, val, test, train_labelled and train_weak, as a VOCFolder.
+
+    "train" is the list `data.train_list`. A data set without train_labelled has its first
+    `data.labelled` pictures of a seeded shuffle of train there, and the others in train_weak.
+    Raises ValueError when VOC's list does not have the number of pictures that the profile says.
+    """
+    root, data = make_data(profile), profile.data
+    parts = ("train_labelled", "train_weak")
+    derived = split in parts and not has_list(root, split)
+    name = data.train_list if split == "train" or derived else split
+    folder = VOCFolder(root, name, data.classes, masks=masks, labels=labels)
+    expected = getattr(data, name if name in ("val", "test") else "train")
+    if expected and split in ("train", "val", "test") and len(folder) != expected:
+        raise ValueError(f"{root}: the list {name} has {len(folder)} pictures, not {expected}")
+    if derived:
+        order = torch.randperm(len(folder), generator=torch.Generator().manual_seed(0)).tolist()
+        chosen = order[: data.labelled] if split == parts[0] else order[data.labelled :]
+        folder.names = tuple(folder.names[i] for i in sorted(chosen))
+    return folder
+
+
+def split_folder(profile: Profile, split: str, kind: str = "images") -> Path:
+    """The artifact of a split's images, its labels or its masks (kind)."""
+    data = open_split(profile, split, masks=kind == "masks", labels=kind != "images")
+    size, count = profile.data.size, len(data)
+
+    def make(folder: Path) -> None:
+        if kind == "labels":
+            labels = torch.stack([data.label(i) for i in range(count)])
+            save_tensors(folder / "labels.safetensors", {"labels": labels})
+            return
+        read, fill = ((lambda i: data.image(i).numpy(), FILL) if kind == "images"
+                      else (lambda i: data[i].mask.numpy(), (IGNORE,)))  # fmt: skip
+        arrays = in_order(read, count, f"{split} {kind}")
+        write_array(folder / f"{kind}.npy", arrays, count, size, fill)
+
+    where, suffix = ("JPEGImages", ".jpg") if kind == "images" else ("SegmentationClass", ".png")
+    files = [path for n in data.names if (path := data.root / where / f"{n}{suffix}").is_file()]
+    recipe = {"names": list(data.names), "classes": list(data.classes), "size": size,
+              "files": digest_of(files)}  # fmt: skip
+    return artifact(profile.outputs / "splits", f"{split}_{kind}", recipe, make)
+
+
+def read_images(profile: Profile, split: str) -> Tensor:
+    """Pictures uint8 (N, 3, S, S), mapped from disk: a split may be larger than the memory."""
+    return read_array(split_folder(profile, split) / "images.npy")
+
+
+def read_labels(profile: Profile, split: str) -> Tensor:
+    """Image-level labels float (N, K)."""
+    folder = split_folder(profile, split, "labels")
+    return load_tensors(folder / "labels.safetensors")["labels"]
+
+
+def read_split(profile: Profile, split: str, masks: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """A split: images uint8 (N, 3, S, S), labels (N, K), masks uint8 (N, S, S) or None.
+
+    Images and masks are mapped from disk. Stages that learn from image-level labels leave `masks`
+    False: they never open one.
+    """
+    truth = read_array(split_folder(profile, split, "masks") / "masks.npy") if masks else None
+    return read_images(profile, split), read_labels(profile, split), truth
+
+
+def read_sizes(profile: Profile, split: str) -> Tensor:
+    """int32 (N, 2): the height and width of every picture on its canvas."""
+    return read_array(sizes_path(split_folder(profile, split) / "images.npy"))

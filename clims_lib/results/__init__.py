@@ -1,0 +1,1 @@
+"""What was measured: tables, claims and the report made from them."""

@@ -1,0 +1,174 @@
+"""The stages of CLIP: captions or a checkpoint -> CLIP -> finetuned CLIP -> encoded texts.
+
+Like every stage they return a finished artifact's folder and compute it only when it is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from clip.model import CLIP
+from torch import Tensor
+
+from clims_lib import clip_model, finetune, prompts
+from clims_lib.artifacts import artifact, key_in, load_checkpoint, save_checkpoint, write_json
+from clims_lib.config import ROOT, Profile
+from clims_lib.data.download import SOURCES
+from clims_lib.data.pictures import digest_of
+from clims_lib.data.splits import read_split, split_folder
+from clims_lib.devices import bar, device_of, fits
+from clims_lib.miniworld import world
+from clims_lib.miniworld.captions import cut_views
+
+
+@lru_cache(maxsize=1)  # training and finetuning see the same scenes, which take a minute to draw
+def _corpus(captions: int) -> world.Corpus:
+    return world.make_corpus(0, captions)
+
+
+class CaptionBatches:
+    """Batches of cut views with captions for the small CLIP; step and seed decide each one."""
+
+    def __init__(self, profile: Profile, size: int, salt: int = 0):
+        self.corpus = _corpus(profile.data.captions)
+        self.size, self.seed = size // 2, 2 * profile.seed + salt
+        self.cuts = asdict(profile.clip.cutouts)
+
+    def __call__(self, step: int) -> tuple[Tensor, list[str]]:
+        """Two views each of size / 2 scenes: (size, 3, H, W) in CLIP's units, size captions."""
+        g = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        some = torch.randint(len(self.corpus.images), (self.size,), generator=g)
+        images = clip_model.normalise(self.corpus.images[some].float() / 255)
+        maps, mirror = self.corpus.thing_maps[some], torch.rand(self.size, generator=g) < 0.5
+        images = torch.where(mirror[:, None, None, None], images.flip(-1), images)
+        maps = torch.where(mirror[:, None, None], maps.flip(-1), maps)
+        things = [self.corpus.things[i] for i in some.tolist()] * 2
+        images, maps = images.repeat(2, 1, 1, 1), maps.repeat(2, 1, 1)
+        images, captions = cut_views(images, maps, things, g, self.cuts)
+        return images.contiguous(memory_format=torch.channels_last), captions
+
+
+def untrained_clip(profile: Profile) -> CLIP:
+    """The small CLIP of the profile's sizes and seed, on its device, before any training."""
+    s = profile.clip
+    return clip_model.new_clip(
+        resolution=profile.data.size, layers=s.layers, width=s.width, embed_dim=s.embedding,
+        text_width=s.text_width, text_layers=s.text_layers, context_length=s.context,
+        seed=profile.seed,
+    ).to(device_of(profile), memory_format=torch.channels_last)  # fmt: skip
+
+
+def make_clip(profile: Profile) -> Path:
+    """Train the small CLIP from the caption corpus (about 5 minutes), or take a checkpoint.
+
+    Returns the folder of clip.pt, a state dict that `clip.load` reads. Raises FileNotFoundError
+    when the checkpoint is not on disk.
+    """
+    settings, device = profile.clip, device_of(profile)
+
+    def make(folder: Path) -> None:
+        if settings.checkpoint:
+            clip_model.save_clip(
+                clip_model.load_clip(find_clip(profile), device), folder / "clip.pt"
+            )
+            return
+        model = untrained_clip(profile)
+        state = load_checkpoint(folder)
+        batches = CaptionBatches(profile, settings.batch)
+        with (bar(settings.steps, "CLIP from captions", (state or {}).get("step", 0)) as progress,
+              fits(device, "lower clip.batch")):  # fmt: skip
+            losses = clip_model.train_clip(
+                model, batches, steps=settings.steps, lr=settings.lr, state=state,
+                save=lambda step, parts: save_checkpoint(folder, **parts), progress=progress,
+            )  # fmt: skip
+        write_json(folder / "history.json", losses)
+        clip_model.save_clip(model, folder / "clip.pt")
+
+    recipe = {"clip": settings, "captions": profile.data.captions, "seed": profile.seed,
+              "world": world._drawing_version()}  # fmt: skip
+    if settings.checkpoint:
+        recipe = {"checkpoint": settings.checkpoint, "files": digest_of([find_clip(profile)])}
+    return artifact(profile.outputs / "weights", "clip", recipe, make)
+
+
+def find_clip(profile: Profile) -> Path:
+    """The file of `clip.checkpoint`: a path, or a name such as ViT-B/32 among the weights."""
+    name = profile.clip.checkpoint
+    source = SOURCES.get(name)
+    path = profile.weights / source.filename if source else ROOT / name
+    if not path.is_file():
+        how = f"python -m clims_lib.data.download weights --data-root {profile.weights.parent}"
+        raise FileNotFoundError(
+            f"CLIP's weights are not here: {path}. Fetch them with {how}"
+            + (f", or put {source.url} there" if source else "")
+        )
+    return path
+
+
+def missing(profile: Profile) -> dict[str, str]:
+    """What this profile's run has to do without, and why: {"clip": ..., "grounds": ...}.
+
+    Notebook cells tagged needs-clip or needs-grounds are then left out, their rows "not run here".
+    """
+    found = {}
+    if profile.clip.checkpoint:
+        try:
+            find_clip(profile)
+        except FileNotFoundError as error:
+            found["clip"] = str(error)
+    drawn = profile.data.source == "miniworld"
+    if not drawn and not (profile.data_root / "grounds.txt").is_file():
+        found["grounds"] = "only MiniWorld knows what lies under every pixel"
+    return found
+
+
+def runnable(profile: Profile, methods: Iterable[str]) -> list[str]:
+    """Those of the methods that need nothing that is missing here."""
+    without_clip = "clip" in missing(profile)
+    return [m for m in methods if not (without_clip and ("clims" in m or "clip" in m))]
+
+
+def finetune_clip(profile: Profile) -> Path:
+    """Finetune CLIP on the class texts from image-level labels; returns the folder of clip.pt."""
+    settings, source = profile.finetune, make_clip(profile)
+
+    def make(folder: Path) -> None:
+        model = clip_model.load_clip(source / "clip.pt", device_of(profile))
+        pictures, labels, _ = read_split(profile, "train")
+        common = {"steps": settings.steps, "lr": settings.lr, "batch_size": settings.batch,
+                  "generator": torch.Generator().manual_seed(profile.seed)}  # fmt: skip
+        texts = prompts.class_texts(profile.data.classes)
+        with (bar(settings.steps, "finetuning CLIP") as progress,
+              fits(device_of(profile), "lower finetune.batch")):  # fmt: skip
+            if settings.loss == "hinge":
+                replay = CaptionBatches(profile, settings.replay, salt=1)
+                losses = finetune.finetune_text_tower(
+                    model, pictures, labels, texts, replay,
+                    margin=settings.margin, progress=progress, **common,
+                )  # fmt: skip
+            else:
+                losses = finetune.finetune_both_towers(
+                    model, pictures, labels, texts, weight_decay=settings.weight_decay,
+                    correct_shared=settings.correct_shared, progress=progress, **common,
+                )  # fmt: skip
+        write_json(folder / "history.json", losses)
+        clip_model.save_clip(model, folder / "clip.pt")
+
+    recipe = {"finetune": settings, "clip": key_in(source), "seed": profile.seed,
+              "train": key_in(split_folder(profile, "train"))}  # fmt: skip
+    return artifact(profile.outputs / "weights", "clip_finetuned", recipe, make)
+
+
+def clip_texts(profile: Profile, model) -> tuple[Tensor, Tensor]:
+    """Class texts (K, D) and background texts (K, L, D), encoded once; NaN fills short lists up."""
+    classes = profile.data.classes
+    table = prompts.parse_background(profile.losses.background)
+    with torch.no_grad():
+        rows = [clip_model.encode_texts(model, texts)
+                for texts in prompts.background_texts(classes, table)]  # fmt: skip
+        return (clip_model.encode_texts(model, prompts.class_texts(classes)),
+                prompts.stack_ragged(rows))  # fmt: skip

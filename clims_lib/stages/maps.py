@@ -1,0 +1,174 @@
+"""Activation maps on disk: a trained network's, and pictures grouped with their maps.
+
+One <name>.npz a picture holds `classes` (uint8, n: the present classes' labels, from 1) and `maps`
+(float16, n x h x w: their activations before normalisation, one value for inference.stride
+pixels). NumPy alone reads them. Pictures go through in batches, so memory does not grow with their
+number, and an interrupted run goes on with the pictures that it lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from clims_lib import clip_model, crf
+from clims_lib.artifacts import artifact, atomic_path, key_in
+from clims_lib.cam import fold_batch_norms, multi_scale_cam
+from clims_lib.config import Profile
+from clims_lib.data.splits import open_split, read_images, read_labels, read_sizes, split_folder
+from clims_lib.devices import device_of, fits
+from clims_lib.stages.networks import load_network
+
+CLASSIC_MAPS = ("cam", "cam_longer", "puzzle_cam")  # ReLU maps; the others are trained sigmoids
+GROUP_PIXELS = 2**17  # of small pictures that go through the CRF together
+Maps = Callable[[Tensor], Tensor]  # pictures -> maps
+
+
+def network_maps(profile: Profile, method: str) -> Maps:
+    """Load a network: pictures uint8 (B, 3, S, S) -> maps float32 (B, K, S/stride, S/stride)."""
+    model, device = fold_batch_norms(load_network(profile, method)), device_of(profile)
+    how = profile.inference
+    activation = "relu" if method in CLASSIC_MAPS else "sigmoid"
+
+    def maps_of(images: Tensor) -> Tensor:
+        x = (images.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
+        with fits(device, "lower inference.batch"), clip_model.autocast(device, True):
+            maps = multi_scale_cam(model, x, scales=how.scales, flip=how.flip,
+                                   activation=activation, stride=how.stride)  # fmt: skip
+        return maps.float().cpu()
+
+    return maps_of
+
+
+def keep_cams(
+    profile: Profile, name: str, split: str, load: Callable[[], Callable[[list[int]], Tensor]],
+    weights: Path, count: int | None = None,
+) -> Path:  # fmt: skip
+    """The artifact of the maps of a split's first `count` pictures (all by default).
+
+    load() -> a function from numbers of pictures to their maps (B, K, S / stride, S / stride); it
+    is called only when something is missing. weights: the folder of what makes the maps.
+    """
+    how, names = profile.inference, open_split(profile, split).names[:count]
+
+    def make(folder: Path) -> None:
+        sizes = read_sizes(profile, split)
+        labels = read_labels(profile, split)
+        todo = [i for i, name in enumerate(names) if not (folder / f"{name}.npz").is_file()]
+        maps_of, chunks = load(), [todo[i : i + how.batch] for i in range(0, len(todo), how.batch)]
+        for chunk in tqdm(chunks, f"maps of {name}", leave=False, disable=len(todo) < 500):
+            for i, cams in zip(chunk, maps_of(chunk), strict=True):
+                write_cam(folder / f"{names[i]}.npz", cams, labels[i], sizes[i], how.stride)
+
+    recipe = {"weights": key_in(weights), "pictures": key_in(split_folder(profile, split)),
+              "count": len(names), "scales": how.scales, "flip": how.flip,
+              "stride": how.stride}  # fmt: skip
+    return artifact(profile.outputs / "cams", f"{name}_{split}", recipe, make)
+
+
+def write_cam(path: Path, cams: Tensor, label: Tensor, size: Tensor, stride: int) -> None:
+    """Write one picture's present maps; cams (K, h, w) of its canvas, size: its own (H, W)."""
+    height, width = (-(-int(side) // stride) for side in size)
+    present = label.nonzero()[:, 0]
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, classes=(present + 1).to(torch.uint8).numpy(),
+                 maps=cams[present, :height, :width].half().numpy())  # fmt: skip
+
+
+def read_cam(path: Path, size: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
+    """(labels of the present classes int64 (n,), their maps float32 (n, H, W) at `size`)."""
+    with np.load(path, allow_pickle=False) as content:
+        classes = torch.from_numpy(content["classes"]).long()
+        maps = torch.from_numpy(content["maps"]).float()
+    return classes, enlarge(maps, stride)[:, : size[0], : size[1]]
+
+
+def read_small(profile: Profile, path: Path) -> Tensor:
+    """All maps of a picture, float32 (K, S / stride, S / stride) on its canvas, 0 where absent."""
+    side = profile.data.size // profile.inference.stride
+    maps = torch.zeros(len(profile.data.classes), side, side)
+    with np.load(path, allow_pickle=False) as content:
+        kept = torch.from_numpy(content["maps"]).float()
+        present = torch.from_numpy(content["classes"]).long() - 1
+    maps[present, : kept.shape[1], : kept.shape[2]] = kept
+    return maps
+
+
+def enlarge(maps: Tensor, stride: int) -> Tensor:
+    """Maps (..., h, w) -> (..., stride h, stride w)."""
+    flat = maps.reshape(1, -1, *maps.shape[-2:])
+    size = [stride * side for side in maps.shape[-2:]]
+    if not flat.shape[1]:
+        return maps.new_zeros(*maps.shape[:-2], *size)
+    larger = F.interpolate(flat, size, mode="bilinear", align_corners=False)
+    return larger.view(*maps.shape[:-2], *size)
+
+
+@dataclass
+class Group:
+    """Pictures of one size with the maps of the n classes that are in any of them.
+
+    some: the B pictures' numbers in the split; images uint8 (B, 3, H, W); classes int64 (n,):
+    labels from 1; cams float32 (B, n, H, W), 0 where a class is absent; label (B, n): 1 where it is
+    present.
+    """
+
+    some: list[int]
+    images: Tensor
+    classes: Tensor
+    cams: Tensor
+    label: Tensor
+
+    def labels_of(self, masks: Tensor) -> Tensor:
+        """Masks 0..n of `cam_to_mask` or a CRF -> the data set's labels, uint8."""
+        return torch.cat([torch.zeros(1), self.classes]).to(torch.uint8)[masks.long()]
+
+
+def groups(profile: Profile, folder: Path, split: str, count: int | None = None) -> Iterator[Group]:
+    """A split's first `count` pictures with their maps from a folder of keep_cams.
+
+    Small pictures of one size go together, large ones one by one: then a CRF spends time on the
+    classes of that picture alone.
+    """
+    names, sizes = open_split(profile, split).names[:count], read_sizes(profile, split).tolist()
+    images, labels, start = read_images(profile, split), read_labels(profile, split), 0
+    while start < len(names):
+        height, width = sizes[start]
+        most = start + max(1, GROUP_PIXELS // (height * width))
+        end = start + 1
+        while end < min(most, len(names)) and sizes[end] == sizes[start]:
+            end += 1
+        some = list(range(start, end))
+        present = labels[some].any(0).nonzero()[:, 0]
+        if not len(present):
+            present = torch.zeros(1, dtype=torch.long)  # a map of zeros: all background
+        cams = torch.zeros(len(some), len(present), height, width)
+        for row, i in enumerate(some):
+            classes, maps = read_cam(folder / f"{names[i]}.npz", (height, width),
+                                     profile.inference.stride)  # fmt: skip
+            cams[row, torch.searchsorted(present, classes - 1)] = maps
+        yield Group(some, images[some, :, :height, :width], present + 1, cams,
+                    labels[some][:, present])  # fmt: skip
+        start = end
+
+
+CRF_SETTINGS = ("sharpness", "bilateral_weight", "bilateral_sxy", "bilateral_srgb",
+                "gaussian_weight", "gaussian_sxy", "iterations")  # fmt: skip
+
+
+def refine(profile: Profile, images: Tensor, cams: Tensor, thresholds, **changes) -> Tensor:
+    """CRF masks uint8 (B, T, H, W) of normalised maps (B, n, H, W) at each threshold, with the
+    profile's settings, some changed."""
+    settings = {name: getattr(profile.crf, name) for name in CRF_SETTINGS} | changes
+    together, device = max(1, GROUP_PIXELS // images[0, 0].numel()), device_of(profile)
+    return torch.cat([
+        crf.refine_at(x.to(device).float() / 255, m.to(device), thresholds, **settings).cpu()
+        for x, m in zip(images.split(together), cams.split(together), strict=True)
+    ])  # fmt: skip

@@ -1,0 +1,171 @@
+"""What a method is worth: the rows of results.json. Notebook 07 lists them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clims_lib import clip_model, metrics, oracle, prompts
+from clims_lib.artifacts import artifact, key_in, read_json, read_manifest, write_json
+from clims_lib.config import Profile
+from clims_lib.data.splits import make_data, open_split, read_split, split_folder
+from clims_lib.data.voc import ground_names
+from clims_lib.devices import device_of
+from clims_lib.metrics import IGNORE
+from clims_lib.results.tables import rounded
+from clims_lib.stages.clip import clip_texts
+from clims_lib.stages.masks import choose_threshold, make_pseudo_masks, name_of, read_masks
+from clims_lib.stages.networks import loss_weights
+from clims_lib.stages.walk import train_maps
+
+LEAKS = {"railroad->train": ("railroad", "train"), "water->boat": ("water", "boat")}
+AROUND = ("train", "boat")  # the same cases on photographs
+
+
+def leaks(profile: Profile, split: str, prediction: Tensor, truth: Tensor) -> dict[str, float]:
+    """Leak rates: MiniWorld's grounds that are labelled as what always stands on them.
+
+    Nobody knows the grounds of photographs. There, {"around->train": ...} is the share of what lies
+    around trains (`around`) that is labelled train, in the pictures with one.
+    """
+    root, classes = make_data(profile), list(profile.data.classes)
+    if not (root / "grounds.txt").is_file():
+        reach, names = profile.data.size // 8, [name for name in AROUND if name in classes]
+        pairs = {f"around->{name}": _around_leak(prediction, truth, classes.index(name) + 1, reach)
+                 for name in names}  # fmt: skip
+    else:
+        ground, names = ground_masks(profile, split), list(ground_names(root))
+        pairs = {key: metrics.leak_rate(prediction, ground, names.index(under) + 1,
+                                        classes.index(name) + 1)
+                 for key, (under, name) in LEAKS.items()}  # fmt: skip
+    return {key: labelled / max(1, total) for key, (labelled, total) in pairs.items()}
+
+
+def _around_leak(prediction: Tensor, truth: Tensor, k: int, reach: int) -> tuple[int, int]:
+    labelled = total = 0
+    for mask, real in zip(prediction, truth, strict=True):
+        if bool((real == k).any()):
+            ring = around((real == k).float()[None], reach)[0] * (real != IGNORE)
+            found = metrics.leak_rate(mask, ring.to(torch.uint8), 1, k)
+            labelled, total = labelled + found[0], total + found[1]
+    return labelled, total
+
+
+def around(thing: Tensor, reach: int) -> Tensor:
+    """float (N, H, W): the pixels at most `reach` away from objects (N, H, W), without them."""
+    wide = 2 * reach + 1
+    wider = F.max_pool2d(thing[:, None], (1, wide), stride=1, padding=(0, reach))
+    wider = F.max_pool2d(wider, (wide, 1), stride=1, padding=(reach, 0))
+    return wider[:, 0] - thing
+
+
+def row_of(profile: Profile, method: str, split: str, prediction: Tensor, truth: Tensor) -> dict:
+    """The scores of one row of results.json."""
+    names = ["background", *profile.data.classes]
+    counts = metrics.confusion(truth, prediction, len(names))
+    return {
+        "method": method, "split": split, "seed": profile.seed,
+        "miou": float(metrics.miou(counts)),
+        "iou": {n: float(v) for n, v in zip(names, metrics.iou(counts), strict=True)},
+        "leak": leaks(profile, split, prediction, truth),
+    }  # fmt: skip
+
+
+def measure(profile: Profile, method: str, use_crf: bool = False) -> list[dict]:
+    """Rows of one method on val and, where there is one, test; its threshold comes from train."""
+    choice, name = choose_threshold(profile, method, use_crf), name_of(method, use_crf)
+    seconds = read_manifest(train_maps(profile, method))["seconds"]
+    masks = {s: make_pseudo_masks(profile, method, s, use_crf) for s in profile.data.evaluated}
+    return measure_masks(profile, name, masks, crf=use_crf, seconds=seconds, **choice)
+
+
+def measure_masks(profile: Profile, name: str, masks: dict[str, Path], **more) -> list[dict]:
+    """Rows of the masks {split: folder}, each with `more` beside its scores."""
+
+    def make(folder: Path) -> None:
+        rows = []
+        for split, where in masks.items():
+            truth = read_split(profile, split, masks=True)[2]
+            rows.append(row_of(profile, name, split, read_masks(profile, where, split), truth))
+        write_json(folder / "rows.json", rounded(rows))
+
+    truths = [key_in(split_folder(profile, split, "masks")) for split in masks]
+    recipe = {"masks": {split: key_in(where) for split, where in masks.items()}, "truth": truths}
+    measured = artifact(profile.outputs / "measured", name, recipe, make)
+    return [row | more for row in read_json(measured / "rows.json")]
+
+
+@torch.no_grad()
+def zero_shot(profile: Profile, clip_folder: Path, name: str, split: str = "") -> dict:
+    """Per-class accuracy of "a photo of {class}" on the pictures that hold one class only.
+
+    split: by default the one with the headline numbers.
+    """
+    split = split or profile.headline
+    device = device_of(profile)
+    model = clip_model.load_clip(clip_folder / "clip.pt", device)
+    images, labels, _ = read_split(profile, split)
+    alone = labels.sum(1) == 1
+    encode = clip_model.image_encoder(model)
+    texts = clip_model.encode_texts(model, prompts.class_texts(profile.data.classes))
+    guess = torch.cat([
+        (encode(clip_model.normalise(part.to(device).float() / 255)) @ texts.T).argmax(1).cpu()
+        for part in images[alone].split(256)
+    ])  # fmt: skip
+    truth = labels[alone].argmax(1)
+    accuracy = {
+        c: float((guess[truth == k] == k).float().mean()) if bool((truth == k).any()) else None
+        for k, c in enumerate(profile.data.classes)
+    }
+    return {"model": name, "split": split, "seed": profile.seed, "accuracy": accuracy}
+
+
+def oracle_check(profile: Profile, clip_folder: Path, pictures: int = 80) -> list[dict]:
+    """results.json's oracle rows on val: the CLIMS loss at seven masks of every class."""
+    device = device_of(profile)
+    model = clip_model.load_clip(clip_folder / "clip.pt", device)
+    class_text, background_text = clip_texts(profile, model)
+    images, labels, masks = read_split(profile, "val", masks=True)
+    form, rows = profile.losses, []
+    for k, name in enumerate(profile.data.classes):
+        some = labels[:, k].nonzero()[:pictures, 0]
+        if not len(some):
+            continue
+        thing = (masks[some] == k + 1).float()
+        losses = oracle.losses_at_masks(
+            clip_model.image_encoder(model),
+            clip_model.normalise(images[some].to(device).float() / 255),
+            thing.to(device), home_of(profile, "val", some, thing).to(device), k,
+            class_text, background_text, weights=loss_weights(profile), stride=profile.cam.stride,
+            cbs_threshold=form.cbs_threshold if form.cbs_form == "thresholded" else None,
+        )  # fmt: skip
+        rows += [{"class": name, "mask": m, "seed": profile.seed} | v for m, v in losses.items()]
+    return rows
+
+
+def ground_masks(profile: Profile, split: str, chosen: Tensor | None = None) -> Tensor:
+    """uint8 (N, H, W): the ground's number under every pixel, 0 at objects; of all pictures or of
+    the chosen ones."""
+    folder = open_split(profile, split)
+    some = range(len(folder)) if chosen is None else chosen.tolist()
+    return torch.stack([torch.as_tensor(folder.ground(i)) for i in some])
+
+
+def home_of(profile: Profile, split: str, chosen: Tensor, thing: Tensor) -> Tensor:
+    """float (N, H, W): what comes with an object `thing` (N, H, W) of the pictures `chosen`.
+
+    MiniWorld: the ground that most of these pictures stand on. Photographs: a ring around the
+    object, an eighth of the picture wide.
+    """
+    if (make_data(profile) / "grounds.txt").is_file():
+        return home_ground(ground_masks(profile, split, chosen))
+    return around(thing, profile.data.size // 8)
+
+
+def home_ground(ground: Tensor) -> Tensor:
+    """float (N, H, W): the pixels of the ground that most of these pictures' ground is."""
+    counts = torch.bincount(ground[ground > 0].long())
+    return (ground == int(counts.argmax())).float()
