@@ -35,20 +35,30 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"ci/book: {error}", file=sys.stderr)
         return 1
-    print(f"{options.out / 'index.html'}: open it in a browser, or serve it to others with\n"
-          f"python -m http.server -d {options.out}")
+    print(
+        f"{options.out / 'index.html'}: open it in a browser, or serve it to others with\n"
+        f"python -m http.server -d {options.out}"
+    )
     return 0
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="ci/book", description=__doc__.split(";")[0] + ".",
-                                     allow_abbrev=False)
-    parser.add_argument("--profile", default="mini",
-                        help="whose executed notebooks: a name in clims_lib/profiles or a .toml "
-                             "file (default: mini); those that were not executed are shown as "
-                             "they are committed")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "book",
-                        help="folder of the site; it is replaced (default: outputs/book)")
+    parser = argparse.ArgumentParser(
+        prog="ci/book", description=__doc__.split(";")[0] + ".", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--profile",
+        default="mini",
+        help="whose executed notebooks: a name in clims_lib/profiles or a .toml "
+        "file (default: mini); those that were not executed are shown as "
+        "they are committed",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "outputs" / "book",
+        help="folder of the site; it is replaced (default: outputs/book)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -58,8 +68,10 @@ def build(profile: Profile, out: Path) -> None:
     Raises ValueError where `out` holds something else, or when Sphinx cannot build it.
     """
     if out.exists() and not (out / "searchindex.js").is_file():
-        raise ValueError(f"{out} is not a site of ci/book; delete it yourself or choose another "
-                         "folder with --out")
+        raise ValueError(
+            f"{out} is not a site of ci/book; delete it yourself or choose another "
+            "folder with --out"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".book-", dir=out.parent) as temporary:
         pages, site = Path(temporary, "pages"), Path(temporary, "site")
@@ -82,8 +94,10 @@ def lay_out(profile: Profile, pages: Path) -> None:
     shutil.copytree(ROOT / benchmarks, pages / benchmarks)
     (pages / "results.md").write_text(results_page(), encoding="utf-8")
     with (pages / "library.rst").open("a") as page:  # ends where its list of modules begins
-        page.writelines(f"   ~clims_lib.{path.stem}\n"
-                        for path in sorted((ROOT / "clims_lib").glob("[a-z]*.py")))
+        page.writelines(
+            f"   ~clims_lib.{path.stem}\n"
+            for path in sorted((ROOT / "clims_lib").glob("[a-z]*.py"))
+        )
     shutil.copytree(ROOT / "notebooks", pages / "notebooks")
     for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
         executed = profile.outputs / source.name
@@ -105,15 +119,20 @@ def without_widgets(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def results_page() -> str:
     """The committed results as Markdown: every number is computed here from data/results."""
-    parts = ["# Results", "What `ci/results` and `ci/sample` measured, as committed in "
-             "`data/results`: per cent, mean ± standard deviation over training seeds where there "
-             "are several."]
+    parts = [
+        "# Results",
+        "What `ci/results` and `ci/sample` measured, as committed in "
+        "`data/results`: per cent, mean ± standard deviation over training seeds where there "
+        "are several.",
+    ]
     for file in sorted((ROOT / "data" / "results").glob("*.json")):
         if (PROFILES / f"{file.stem}.toml").is_file():
             profile, results = load_profile(file.stem), read_json(file)
             parts += [f"## {profile.name}", f"{profile.note} Measured with {origin(results)}."]
-            parts += [f"### {title}\n\n{lines}" for title, lines
-                      in tables(results, split=profile.headline).items()]
+            parts += [
+                f"### {title}\n\n{lines}"
+                for title, lines in tables(results, split=profile.headline).items()
+            ]
     return "\n\n".join(parts)
 
 

@@ -41,11 +41,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="ci/exercises", description=__doc__.split(";")[0] + ".",
-                                     allow_abbrev=False)
-    parser.add_argument("--grade", type=Path, metavar="FOLDER",
-                        help="grade FOLDER/<student>/<assignment>/<assignment>.ipynb, too; this "
-                             "executes the students' code")
+    parser = argparse.ArgumentParser(
+        prog="ci/exercises", description=__doc__.split(";")[0] + ".", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--grade",
+        type=Path,
+        metavar="FOLDER",
+        help="grade FOLDER/<student>/<assignment>/<assignment>.ipynb, too; this "
+        "executes the students' code",
+    )
     return parser.parse_args(arguments)
 
 
@@ -102,8 +107,10 @@ def grade_all(config: Config, handed_in: Path) -> None:
     paths = sorted(handed_in.glob("*/*/*.ipynb"))
     paths = [path for path in paths if path.parent.name == path.stem in known]
     if not paths:
-        raise ValueError(f"no submissions in {handed_in}: they are called <student>/<assignment>/"
-                         f"<assignment>.ipynb, with an assignment of {', '.join(known)}")
+        raise ValueError(
+            f"no submissions in {handed_in}: they are called <student>/<assignment>/"
+            f"<assignment>.ipynb, with an assignment of {', '.join(known)}"
+        )
     for path in paths:
         assignment, student = path.stem, path.parents[1].name
         there = folder_of(config, "submitted") / student / assignment

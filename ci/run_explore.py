@@ -36,13 +36,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="ci/explore", description=__doc__.split(";")[0] + ".",
-                                     allow_abbrev=False)
-    parser.add_argument("--profile", default="mini",
-                        help="name in clims_lib/profiles or a .toml file (default: mini)")
+    parser = argparse.ArgumentParser(
+        prog="ci/explore", description=__doc__.split(";")[0] + ".", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--profile",
+        default="mini",
+        help="name in clims_lib/profiles or a .toml file (default: mini)",
+    )
     parser.add_argument("--port", type=int, default=8866, help="default: 8866")
-    parser.add_argument("--ip", default="127.0.0.1",
-                        help="0.0.0.0 lets other machines of the room in (default: this one only)")
+    parser.add_argument(
+        "--ip",
+        default="127.0.0.1",
+        help="0.0.0.0 lets other machines of the room in (default: this one only)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -57,19 +64,32 @@ def prepare(options: argparse.Namespace) -> list[str]:
     profile = load_profile(named)
     lacking = untrained(profile)
     if lacking:
-        raise ValueError(f"{', '.join(lacking)}: not trained yet. Run ci/tutorial --profile "
-                         f"{options.profile} first.")
+        raise ValueError(
+            f"{', '.join(lacking)}: not trained yet. Run ci/tutorial --profile "
+            f"{options.profile} first."
+        )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((options.ip, options.port))
         except OSError as error:
-            raise ValueError(f"port {options.port} of {options.ip} cannot be used "
-                             f"({error.strerror}): choose another with --port") from error
+            raise ValueError(
+                f"port {options.port} of {options.ip} cannot be used "
+                f"({error.strerror}): choose another with --port"
+            ) from error
     prepare_kernels()
-    return [sys.executable, "-m", "voila", str(write_page(profile, named)), "--no-browser",
-            f"--Voila.ip={options.ip}", f"--port={options.port}", "--Voila.log_level=WARN",
-            "--preheat_kernel=True", "--pool_size=1"]
+    return [
+        sys.executable,
+        "-m",
+        "voila",
+        str(write_page(profile, named)),
+        "--no-browser",
+        f"--Voila.ip={options.ip}",
+        f"--port={options.port}",
+        "--Voila.log_level=WARN",
+        "--preheat_kernel=True",
+        "--pool_size=1",
+    ]
 
 
 def untrained(profile: Profile) -> list[str]:
@@ -77,8 +97,11 @@ def untrained(profile: Profile) -> list[str]:
     wanted = {method for method, _ in methods_of(profile).values()}
     if "clip" not in missing(profile):
         wanted.add("clip_finetuned")
-    finished = {path.name.rpartition("-")[0] for path in (profile.outputs / "weights").glob("*-*")
-                if not path.name.endswith(".partial")}
+    finished = {
+        path.name.rpartition("-")[0]
+        for path in (profile.outputs / "weights").glob("*-*")
+        if not path.name.endswith(".partial")
+    }
     return sorted(wanted - finished)
 
 

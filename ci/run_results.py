@@ -52,20 +52,27 @@ def main(arguments: list[str] | None = None) -> int:
     write_json(path, results)
     if path == ROOT / "data" / "results" / "mini.json":
         update_readme()
-    print(f"\nPer cent, mean ± sample standard deviation over seeds "
-          f"{' '.join(map(str, sorted(measured)))}")
+    print(
+        f"\nPer cent, mean ± sample standard deviation over seeds "
+        f"{' '.join(map(str, sorted(measured)))}"
+    )
     print(results_table(results["rows"]))
     print(f"\n{path}")
     return 0
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="ci/results", description=__doc__.split(";")[0] + ".",
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="ci/results", description=__doc__.split(";")[0] + ".", allow_abbrev=False
+    )
     parser.add_argument("--profile", default="mini", help="default: mini")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument("--jobs", type=int, default=min(2, CORES),
-                        help="seeds measured at the same time (default: 2)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=min(2, CORES),
+        help="seeds measured at the same time (default: 2)",
+    )
     parser.add_argument("--out", type=Path, help="default: data/results/<profile>.json")
     options = parser.parse_args(arguments)
     if options.jobs < 1:
@@ -91,8 +98,9 @@ def corpora(profile: str, seed: int, threads: int) -> dict:
     return measure_corpora(load_profile(profile, [f"seed={seed}"]))
 
 
-def measure_seeds(profile: str, seeds: list[int], jobs: int,
-                  work: Callable[[str, int, int], dict] = measure) -> dict[int, dict]:
+def measure_seeds(
+    profile: str, seeds: list[int], jobs: int, work: Callable[[str, int, int], dict] = measure
+) -> dict[int, dict]:
     """Return {seed: results} of the seeds that could be measured; the others' errors are printed.
 
     Each of `jobs` processes has its share of the cores: two seeds on one core each finish

@@ -42,8 +42,13 @@ def write_voc(root: Path, train: int, val: int, labelled: int) -> None:
         colours.save(root / "JPEGImages" / f"{name}.jpg", quality=85)
         weak = labelled <= i < train
         write_mask(root / f"SegmentationClass{'Aug' if weak else ''}" / f"{name}.png", mask)
-    lists = {"train": names[:labelled], "train_labelled": names[:labelled],
-             "train_weak": names[labelled:train], "trainaug": names[:train], "val": names[train:]}
+    lists = {
+        "train": names[:labelled],
+        "train_labelled": names[:labelled],
+        "train_weak": names[labelled:train],
+        "trainaug": names[:train],
+        "val": names[train:],
+    }
     for split, some in lists.items():
         with atomic_path(root / "ImageSets" / "Segmentation" / f"{split}.txt") as temporary:
             temporary.write_text("\n".join(some) + "\n")
@@ -59,9 +64,19 @@ def main(arguments: list[str]) -> int:
     checkpoint = profile.weights / "clip.pt"
     if not checkpoint.is_file():
         torch.manual_seed(0)
-        save_clip(new_clip(resolution=224, layers=(1, 1, 1, 1), width=8, embed_dim=32,
-                           text_width=64, text_layers=1, context_length=77, seed=0),
-                  checkpoint)  # fmt: skip
+        save_clip(
+            new_clip(
+                resolution=224,
+                layers=(1, 1, 1, 1),
+                width=8,
+                embed_dim=32,
+                text_width=64,
+                text_layers=1,
+                context_length=77,
+                seed=0,
+            ),
+            checkpoint,
+        )
     run = ["--profile", "voc2012_smoke", *arguments]
     outputs = profile.outputs.with_name("voc2012_smoke_no_clip")
     return run_tutorial(run) or without_clip(run, checkpoint.with_name("absent.pt"), outputs)
@@ -69,8 +84,11 @@ def main(arguments: list[str]) -> int:
 
 def without_clip(run: list[str], checkpoint: Path, outputs: Path) -> int:
     """All notebooks again, CLIP's weights being absent: what does not need them is measured."""
-    settings = {"clip.checkpoint": str(checkpoint), "outputs": str(outputs),
-                "pseudo.method": "cam_walk"}  # fmt: skip
+    settings = {
+        "clip.checkpoint": str(checkpoint),
+        "outputs": str(outputs),
+        "pseudo.method": "cam_walk",
+    }
     words = [("-p", f"{name}={json.dumps(value)}") for name, value in settings.items()]
     failed = run_tutorial([*run, *itertools.chain(*words)])
     if failed or "--only" in run:

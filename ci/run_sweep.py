@@ -43,15 +43,7 @@ from run_tutorial import (
     prepare_kernels,
     read_parameters,
 )
-from sweep_table import (
-    FAILED,
-    RUN,
-    read_grid,
-    row_of,
-    status_of,
-    write_parquet,
-    write_table,
-)
+from sweep_table import FAILED, RUN, read_grid, row_of, status_of, write_parquet, write_table
 from tqdm import tqdm
 
 from clims_lib.artifacts import key_of, write_json
@@ -80,17 +72,31 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="ci/sweep", description=__doc__.replace("; `ci/sweep` calls it", ""),
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
+        prog="ci/sweep",
+        description=__doc__.replace("; `ci/sweep` calls it", ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("grid", type=Path, help="a TOML file as above")
-    parser.add_argument("--retry", action="store_true",
-                        help="execute the failed runs again, and only those")
-    parser.add_argument("--jobs", type=int, help="runs at a time, each on its share of the cores "
-                                                 "(default: one a core; with a GPU one)")
-    parser.add_argument("--dask", metavar="ADDRESS", help="execute on this Dask scheduler's "
-                                                          "workers, e.g. tcp://10.0.0.1:8786")
-    parser.add_argument("--notebooks", type=Path, default=ROOT / "notebooks",
-                        help="folder of the notebooks (default: notebooks)")
+    parser.add_argument(
+        "--retry", action="store_true", help="execute the failed runs again, and only those"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        help="runs at a time, each on its share of the cores (default: one a core; with a GPU one)",
+    )
+    parser.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="execute on this Dask scheduler's workers, e.g. tcp://10.0.0.1:8786",
+    )
+    parser.add_argument(
+        "--notebooks",
+        type=Path,
+        default=ROOT / "notebooks",
+        help="folder of the notebooks (default: notebooks)",
+    )
     options = parser.parse_args(arguments)
     if options.jobs is not None and options.jobs < 1:
         parser.error("--jobs is at least 1")
@@ -113,11 +119,20 @@ def plan(grid: Path, notebooks: Path) -> dict[Path, dict]:
         given = {n: v for n, v in parameters.items() if n not in ("PROFILE", "OVERRIDES")}
         key = key_of([repr(settings), given, [n.path.name for n in chosen]])  # 8 and 8.0 are one
         folder = root / f"run-{key}"
-        overrides += [f"data_root={json.dumps(str(settings.data_root))}",  # VOC_ROOT is only here
-                      f"outputs={json.dumps(str(folder))}"]
-        runs.setdefault(folder, {
-            "values": values, "parameters": parameters, "split": settings.data.evaluated[0],
-            "notebooks": str(notebooks.resolve()), "only": [n.path.name[:2] for n in chosen]})
+        overrides += [
+            f"data_root={json.dumps(str(settings.data_root))}",  # VOC_ROOT is only here
+            f"outputs={json.dumps(str(folder))}",
+        ]
+        runs.setdefault(
+            folder,
+            {
+                "values": values,
+                "parameters": parameters,
+                "split": settings.data.evaluated[0],
+                "notebooks": str(notebooks.resolve()),
+                "only": [n.path.name[:2] for n in chosen],
+            },
+        )
     return runs
 
 
@@ -140,13 +155,20 @@ def sweep(runs: dict[Path, dict], options: argparse.Namespace) -> int:
         prepare(folder, runs[folder])
     executed = on_dask(todo, options.dask) if options.dask else on_cores(todo, options.jobs)
     done = len(runs) - len(todo)
-    with (contextlib.closing(executed),  # Ctrl-C ends the runs, too
-          tqdm(total=len(runs), initial=done, desc="runs", unit="run") as bar):  # fmt: skip
+    with (
+        contextlib.closing(executed),  # Ctrl-C ends the runs, too
+        tqdm(total=len(runs), initial=done, desc="runs", unit="run") as bar,
+    ):
         write_tables(runs, rows)
         for folder, ending in executed:
             if status_of(folder) == "missing":
-                write_json(folder / FAILED, {"error": f"its process ended: {ending} (often: not "
-                                                      "enough memory, try fewer --jobs)"})
+                write_json(
+                    folder / FAILED,
+                    {
+                        "error": f"its process ended: {ending} (often: not "
+                        "enough memory, try fewer --jobs)"
+                    },
+                )
             rows[folder] = row_of(folder)
             write_tables(runs, rows)
             bar.update()
@@ -203,9 +225,12 @@ def on_cores(todo: list[Path], jobs: int | None) -> Iterator[tuple[Path, str]]:
             for i in range(jobs):
                 if waiting and i not in running:
                     folder, share = waiting.pop(0), cores[i::jobs] or cores
-                    running[i] = folder, subprocess.Popen(
-                        [*command(folder), ",".join(map(str, share))],
-                        start_new_session=True)  # out of Ctrl-C's reach: it is for us alone
+                    running[i] = (
+                        folder,
+                        subprocess.Popen(
+                            [*command(folder), ",".join(map(str, share))], start_new_session=True
+                        ),
+                    )  # out of Ctrl-C's reach: it is for us alone
             time.sleep(0.1)
             for i, (folder, process) in list(running.items()):
                 if process.poll() is not None:
@@ -229,8 +254,9 @@ def on_dask(todo: list[Path], address: str) -> Iterator[tuple[Path, str]]:
         raise TutorialError(f"no Dask scheduler answers at {address}: {error}") from error
     with client:
         # a function of the standard library, so that workers need nothing but this checkout's disk
-        futures = {client.submit(subprocess.call, command(folder), pure=False): folder
-                   for folder in todo}
+        futures = {
+            client.submit(subprocess.call, command(folder), pure=False): folder for folder in todo
+        }
         for future in as_completed(futures):
             yield futures[future], repr(future.exception() or future.result())
 

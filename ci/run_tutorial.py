@@ -65,22 +65,48 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="ci/tutorial", description=__doc__.split(";")[0] + ".",
-                                     allow_abbrev=False)
-    parser.add_argument("--profile", default="mini",
-                        help="name in clims_lib/profiles or a .toml file (default: mini)")
-    parser.add_argument("--only", nargs="+", metavar="NN", default=[],
-                        help="execute only these notebooks, e.g. --only 03 04")
-    parser.add_argument("--fresh", action="store_true",
-                        help="delete the profile's outputs and make everything again; with --only, "
-                             "execute those notebooks again and delete nothing")
-    parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="values",
-                        help="set a notebook parameter (SEED=1) or a setting (clims.epochs=2)")
-    parser.add_argument("--data-root", type=Path, metavar="FOLDER",
-                        help="where the data set is (VOC2012: the folder with JPEGImages); the "
-                             "environment's VOC_ROOT says the same")
-    parser.add_argument("--notebooks", type=Path, default=ROOT / "notebooks",
-                        help="folder of the notebooks (default: notebooks)")
+    parser = argparse.ArgumentParser(
+        prog="ci/tutorial", description=__doc__.split(";")[0] + ".", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--profile",
+        default="mini",
+        help="name in clims_lib/profiles or a .toml file (default: mini)",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NN",
+        default=[],
+        help="execute only these notebooks, e.g. --only 03 04",
+    )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="delete the profile's outputs and make everything again; with --only, "
+        "execute those notebooks again and delete nothing",
+    )
+    parser.add_argument(
+        "-p",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="values",
+        help="set a notebook parameter (SEED=1) or a setting (clims.epochs=2)",
+    )
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        metavar="FOLDER",
+        help="where the data set is (VOC2012: the folder with JPEGImages); the "
+        "environment's VOC_ROOT says the same",
+    )
+    parser.add_argument(
+        "--notebooks",
+        type=Path,
+        default=ROOT / "notebooks",
+        help="folder of the notebooks (default: notebooks)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -142,15 +168,17 @@ def find_notebooks(folder: Path) -> list[Notebook]:
         names = assigned_names(tagged[0]) if tagged else frozenset()
         missing = [name for name in REQUIRED if name not in names]
         if missing:
-            raise TutorialError(f"{path.name} needs a cell tagged `parameters` that sets "
-                                f"{', '.join(missing)}")
+            raise TutorialError(
+                f"{path.name} needs a cell tagged `parameters` that sets {', '.join(missing)}"
+            )
         notebooks.append(Notebook(path, cells, names))
     return notebooks
 
 
 def assigned_names(source: str) -> frozenset[str]:
-    targets = [t for node in ast.parse(source).body if isinstance(node, ast.Assign)
-               for t in node.targets]
+    targets = [
+        t for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets
+    ]
     targets += [n.target for n in ast.parse(source).body if isinstance(n, ast.AnnAssign)]
     return frozenset(target.id for target in targets if isinstance(target, ast.Name))
 
@@ -160,8 +188,9 @@ def choose(notebooks: list[Notebook], only: list[str]) -> list[Notebook]:
     numbers = [notebook.path.name[:2] for notebook in notebooks]
     for number in only:
         if number not in numbers:
-            raise TutorialError(f"--only {number}: no such notebook; there are "
-                                f"{', '.join(numbers)}")
+            raise TutorialError(
+                f"--only {number}: no such notebook; there are {', '.join(numbers)}"
+            )
     return [n for n in notebooks if not only or n.path.name[:2] in only]
 
 
@@ -184,8 +213,10 @@ def read_parameters(values: list[str], notebooks: list[Notebook]) -> dict:
             parameters["OVERRIDES"].append(text)
         else:
             nearest = name.upper() if name.upper() in names else name
-            raise TutorialError(f"-p {name}: no notebook has this parameter"
-                                f"{did_you_mean(nearest, names | settings)}")
+            raise TutorialError(
+                f"-p {name}: no notebook has this parameter"
+                f"{did_you_mean(nearest, names | settings)}"
+            )
     return parameters
 
 
@@ -200,8 +231,9 @@ def parameters_of(notebook: Notebook, parameters: dict) -> dict:
     return {name: value for name, value in parameters.items() if name in notebook.parameters}
 
 
-def state_of(notebook: Notebook, notebooks: list[Notebook], parameters: dict,
-             absent: dict[str, str]) -> str:
+def state_of(
+    notebook: Notebook, notebooks: list[Notebook], parameters: dict, absent: dict[str, str]
+) -> str:
     """Return a hash of all that can change an executed notebook.
 
     That is its source, its parameters, its predecessors' code, the library, the profile, what is
@@ -211,8 +243,11 @@ def state_of(notebook: Notebook, notebooks: list[Notebook], parameters: dict,
     before = [n for n in notebooks if n.path.name < notebook.path.name]
     profile = parameters["PROFILE"]
     profile_file = Path(profile) if profile.endswith(".toml") else PROFILES / f"{profile}.toml"
-    files = [*sorted((ROOT / "clims_lib").rglob("*.py")), profile_file,
-             *sorted((ROOT / "data" / "results").glob("*.json"))]
+    files = [
+        *sorted((ROOT / "clims_lib").rglob("*.py")),
+        profile_file,
+        *sorted((ROOT / "data" / "results").glob("*.json")),
+    ]
     parts = [
         [(cell.cell_type, cell.source) for cell in notebook.cells],
         [n.code for n in before],
@@ -235,18 +270,21 @@ def is_finished(executed: Path, state: str) -> bool:
 def leave_out(cells: list, absent: dict[str, str]) -> None:
     """Turn code cells tagged needs-<something absent> into a sentence that says why."""
     for cell in cells:
-        reasons = [why for what, why in absent.items()
-                   if f"needs-{what}" in cell.metadata.get("tags", [])]
+        reasons = [
+            why for what, why in absent.items() if f"needs-{what}" in cell.metadata.get("tags", [])
+        ]
         if reasons:
             cell.cell_type = "markdown"
-            cell.source = f"**Not run here**: {'; '.join(reasons)}.\n\n" \
-                          f"```python\n{cell.source}\n```"
+            cell.source = (
+                f"**Not run here**: {'; '.join(reasons)}.\n\n```python\n{cell.source}\n```"
+            )
             cell.pop("outputs", None)
             cell.pop("execution_count", None)
 
 
-def execute(notebook: Notebook, executed: Path, parameters: dict, state: str,
-            absent: dict[str, str]) -> float:
+def execute(
+    notebook: Notebook, executed: Path, parameters: dict, state: str, absent: dict[str, str]
+) -> float:
     """Execute one notebook into place and return its seconds.
 
     Until it is finished its copy is called NN_*.unfinished.ipynb, so that a finished copy is whole.
@@ -259,9 +297,14 @@ def execute(notebook: Notebook, executed: Path, parameters: dict, state: str,
     bar = {"desc": notebook.path.stem, "position": 1, "leave": False}
     try:
         papermill.execute_notebook(
-            str(unfinished), str(unfinished), parameters_of(notebook, parameters),
-            kernel_name="python3", progress_bar=bar, cwd=str(ROOT),
-            extra_arguments=["--IPKernelApp.log_level=ERROR"])  # it warns of local sockets
+            str(unfinished),
+            str(unfinished),
+            parameters_of(notebook, parameters),
+            kernel_name="python3",
+            progress_bar=bar,
+            cwd=str(ROOT),
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        )  # it warns of local sockets
     except KeyboardInterrupt:
         raise
     except Exception as error:  # a failing cell, a dead kernel
@@ -276,8 +319,11 @@ def execute(notebook: Notebook, executed: Path, parameters: dict, state: str,
 
 def failure(notebook: Notebook, unfinished: Path, error: Exception) -> str:
     """Return which cell of the source notebook failed, its first line and the error."""
-    what = (f"{error.ename}: {error.evalue}" if isinstance(error, papermill.PapermillExecutionError)
-            else f"{type(error).__name__}: {error}")
+    what = (
+        f"{error.ename}: {error.evalue}"
+        if isinstance(error, papermill.PapermillExecutionError)
+        else f"{type(error).__name__}: {error}"
+    )
     if isinstance(error, DeadKernelError):
         what += " (often: not enough memory)"
     where = notebook.path.name
@@ -285,19 +331,27 @@ def failure(notebook: Notebook, unfinished: Path, error: Exception) -> str:
     if cell is not None:
         first = next((line for line in cell.source.splitlines() if line.strip()), "")
         sources = [c.source for c in notebook.cells]
-        number = f"cell {sources.index(cell.source) + 1} of {len(sources)}, " \
-            if cell.source in sources else ""
+        number = (
+            f"cell {sources.index(cell.source) + 1} of {len(sources)}, "
+            if cell.source in sources
+            else ""
+        )
         where += f", {number}In [{cell.execution_count}]: {first.strip()}"
-    return (f"stopped at {where}\n{what.strip()}\nThe notebook up to there is {unfinished}. What "
-            "was finished is kept: running the same command again goes on from there.")
+    return (
+        f"stopped at {where}\n{what.strip()}\nThe notebook up to there is {unfinished}. What "
+        "was finished is kept: running the same command again goes on from there."
+    )
 
 
 def failed_cell(unfinished: Path):
     """Return the code cell that failed or was at work last; None if the kernel never started."""
     if not unfinished.is_file():
         return None
-    started = [cell for cell in nbformat.read(unfinished, as_version=4).cells
-               if cell.cell_type == "code" and cell.metadata.get("papermill", {}).get("start_time")]
+    started = [
+        cell
+        for cell in nbformat.read(unfinished, as_version=4).cells
+        if cell.cell_type == "code" and cell.metadata.get("papermill", {}).get("start_time")
+    ]
     failed = [cell for cell in started if cell.metadata.papermill.get("exception")]
     return next(iter(failed or reversed(started)), None)
 
@@ -319,8 +373,10 @@ def gather(profile: Profile, whole: bool) -> None:
     committed = read_json(committed_file) if committed_file.is_file() else {"rows": []}
     write_json(profile.outputs / "results.json", results)
     render_report(results, profile.outputs / "figures", profile.outputs / "report.html", committed)
-    print(f"\nPer cent on {profile.headline}"
-          + (", committed mean ± spread over seeds beside it" if committed["rows"] else ""))
+    print(
+        f"\nPer cent on {profile.headline}"
+        + (", committed mean ± spread over seeds beside it" if committed["rows"] else "")
+    )
     print(results_table(results["rows"], committed["rows"]))
     for sentence in beyond_spread(results["rows"], committed["rows"]):
         print(f"note: {sentence}")
@@ -335,8 +391,9 @@ def locked(outputs: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TutorialError("another ci/tutorial or ci/sweep is at work in "
-                                f"{outputs}") from None
+            raise TutorialError(
+                f"another ci/tutorial or ci/sweep is at work in {outputs}"
+            ) from None
         yield
 
 
@@ -356,8 +413,10 @@ def delete(outputs: Path) -> None:
     if not outputs.is_dir():
         return
     if not outputs.is_relative_to(ROOT / "outputs") and not (outputs / "metrics").is_dir():
-        raise TutorialError(f"--fresh would delete {outputs}, which does not look like outputs of "
-                            "this tutorial; delete it yourself")
+        raise TutorialError(
+            f"--fresh would delete {outputs}, which does not look like outputs of "
+            "this tutorial; delete it yourself"
+        )
     print(f"--fresh: deleting {outputs}")
     shutil.rmtree(outputs)
 

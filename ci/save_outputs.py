@@ -23,8 +23,10 @@ def save_outputs(folder: Path, profile: str) -> None:
     for notebook in notebooks:
         state = state_of(notebook, notebooks, parameters, absent)
         if not is_finished(outputs / notebook.path.name, state):
-            raise ValueError(f"{notebook.path.name} has changed since it was executed, or was run "
-                             f"with -p: run ci/tutorial --profile {profile} first")
+            raise ValueError(
+                f"{notebook.path.name} has changed since it was executed, or was run "
+                f"with -p: run ci/tutorial --profile {profile} first"
+            )
     for notebook in notebooks:
         result = without_traces(nbformat.read(outputs / notebook.path.name, as_version=4))
         temporary = notebook.path.with_suffix(".tmp")
@@ -34,8 +36,11 @@ def save_outputs(folder: Path, profile: str) -> None:
 
 def without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Remove what papermill added, timings and all, so that only real changes show in a diff."""
-    notebook.cells = [cell for cell in notebook.cells
-                      if "injected-parameters" not in cell.metadata.get("tags", [])]
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
     count = 0
     for cell in notebook.cells:
         for name in ("papermill", "execution"):

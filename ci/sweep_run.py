@@ -14,14 +14,7 @@ from pathlib import Path
 PARENT = os.getppid()  # asked before the imports, which take seconds
 os.environ["TQDM_DISABLE"] = "1"  # runs side by side would write bars over each other's
 
-from run_tutorial import (  # noqa: E402
-    choose,
-    execute,
-    find_notebooks,
-    is_finished,
-    prepare_kernels,
-    state_of,
-)
+from run_tutorial import choose, execute, find_notebooks, is_finished, prepare_kernels, state_of  # noqa: E402
 from sweep_table import FAILED, RESULTS, RUN, status_of  # noqa: E402
 
 from clims_lib.artifacts import read_json, write_json  # noqa: E402
@@ -63,9 +56,14 @@ def run_notebooks(folder: Path, run: dict) -> None:
         results = gather_results(folder / "metrics")
     except Exception as error:
         stopped = next((str(path) for path in folder.glob("*.unfinished.ipynb")), "")
-        write_json(folder / FAILED, {"seconds": round(time.time() - started, 1),
-                                     "error": ": ".join(str(error).splitlines()[:2]),
-                                     "notebook": stopped})  # fmt: skip
+        write_json(
+            folder / FAILED,
+            {
+                "seconds": round(time.time() - started, 1),
+                "error": ": ".join(str(error).splitlines()[:2]),
+                "notebook": stopped,
+            },
+        )
         return
     seconds = sum(read_json(file)["seconds"] for file in (folder / "metrics").glob("*.json"))
     write_json(folder / RESULTS, results | {"seconds": round(seconds, 1)})

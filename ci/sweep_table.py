@@ -43,8 +43,9 @@ def read_grid(path: Path) -> tuple[str, list[str], dict[str, list]]:
         if not isinstance(values, list) or not values:
             raise ValueError(f"{name} in the grid is a list of values, not {values!r}")
     if not axes or "outputs" in axes:
-        raise ValueError("the grid has a parameter or more, but not outputs: every run has its "
-                            "own folder")
+        raise ValueError(
+            "the grid has a parameter or more, but not outputs: every run has its own folder"
+        )
     return table["profile"], table["only"], axes
 
 
@@ -93,8 +94,7 @@ def write_table(path: Path, rows: Sequence[dict], parameters: Sequence[str]) -> 
     """Write rows as CSV in one step; lists become JSON text, what a row lacks stays empty."""
     first = ["run", *parameters, *ABOUT]
     names = [*first, *sorted({name for row in rows for name in row} - set(first))]
-    with (atomic_path(path) as temporary,
-          open(temporary, "w", newline="", encoding="utf-8") as file):  # fmt: skip
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)

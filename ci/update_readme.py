@@ -18,10 +18,12 @@ def drawn() -> str:
     profile = load_profile("mini")
     rows = read_committed(profile)
     seeds = len({row["seed"] for row in rows})
-    return (f"MiniWorld **test**, per cent, mean ± standard deviation over {seeds} training "
-            f"seeds:\n\n```\n{results_table(rows)}\n```\n\nWhat was claimed before measuring, in "
-            f"points, and whether it holds:\n\n```\n"
-            f"{claims_table(claims(rows, read_committed(profile, 'zero_shot')))}\n```\n\n")
+    return (
+        f"MiniWorld **test**, per cent, mean ± standard deviation over {seeds} training "
+        f"seeds:\n\n```\n{results_table(rows)}\n```\n\nWhat was claimed before measuring, in "
+        f"points, and whether it holds:\n\n```\n"
+        f"{claims_table(claims(rows, read_committed(profile, 'zero_shot')))}\n```\n\n"
+    )
 
 
 def photographed() -> str:

@@ -16,9 +16,14 @@ FILL = (124, 116, 104)  # beyond a picture: ImageNet's mean colour, a backbone s
 
 
 def random_crops(
-    images: Tensor, masks: Tensor | None, sizes: Tensor, windows: Tensor, *,
-    crop: int, resize: tuple[float, float],
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    images: Tensor,
+    masks: Tensor | None,
+    sizes: Tensor,
+    windows: Tensor,
+    *,
+    crop: int,
+    resize: tuple[float, float],
+) -> tuple[Tensor, Tensor | None]:
     """Scale each picture by a random factor and cut a random crop x crop window out of it.
 
     images float (B, 3, S, S) in [0, 1], masks uint8 (B, S, S) or None, sizes (B, 2): each picture's
@@ -57,9 +62,17 @@ class MemoryBatches:
     is left out.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, masks: Tensor | None, size: int, seed: int,
-                 sizes: Tensor | None = None, crop: int | None = None,
-                 resize: tuple[float, float] = (1.0, 1.0)):  # fmt: skip
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        masks: Tensor | None,
+        size: int,
+        seed: int,
+        sizes: Tensor | None = None,
+        crop: int | None = None,
+        resize: tuple[float, float] = (1.0, 1.0),
+    ):
         if not len(images) == len(labels) or masks is not None and len(masks) != len(images):
             raise ValueError("images, labels and masks must be equally many")
         self.data, self.size, self.seed = (images, labels, masks), size, seed
@@ -88,9 +101,13 @@ class _Lazy(list):
         (images, labels, masks), (sizes, crop, resize) = self.data, self.crops
         for i, mirror, windows in super().__iter__():
             x, m = random_crops(
-                images[i].float() / 255, None if masks is None else masks[i], sizes[i], windows,
-                crop=crop, resize=resize,
-            )  # fmt: skip
+                images[i].float() / 255,
+                None if masks is None else masks[i],
+                sizes[i],
+                windows,
+                crop=crop,
+                resize=resize,
+            )
             x = torch.where(mirror[:, None, None, None], x.flip(-1), x)
             m = None if m is None else torch.where(mirror[:, None, None], m.flip(-1), m)
             yield x, labels[i], m

@@ -25,9 +25,14 @@ class CAMNet(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, layers: Sequence[int], *, thin: int = 1, stride: int = 16,
+        self,
+        num_classes: int,
+        layers: Sequence[int],
+        *,
+        thin: int = 1,
+        stride: int = 16,
         backbone: str = "resnet",
-    ):  # fmt: skip
+    ):
         super().__init__()
         if stride not in (4, 8, 16, 32):
             raise ValueError(f"stride must be 4, 8, 16 or 32, not {stride}")
@@ -82,9 +87,14 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def multi_scale_cam(
-    model: nn.Module, images: Tensor, *, scales: Sequence[float], flip: bool, activation: str,
+    model: nn.Module,
+    images: Tensor,
+    *,
+    scales: Sequence[float],
+    flip: bool,
+    activation: str,
     stride: int = 1,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Maps (B, K, H / stride, W / stride), averaged over scales and mirror images.
 
     images: (B, 3, H, W) in [0, 1]. activation: "relu" (the classic CAM) or "sigmoid" (CLIMS, in
@@ -102,6 +112,7 @@ def multi_scale_cam(
         maps = activations[activation](model(scaled).float())
         if flip:
             maps = (maps + activations[activation](model(scaled.flip(-1)).float()).flip(-1)) / 2
-        total = total + F.interpolate(maps, [side // stride for side in size], mode="bilinear",
-                                      align_corners=False)  # fmt: skip
+        total = total + F.interpolate(
+            maps, [side // stride for side in size], mode="bilinear", align_corners=False
+        )
     return total / len(scales)

@@ -49,8 +49,10 @@ def cross_entropy(scores: Tensor, masks: Tensor, threshold: float | None = None)
     by heart. 0 where no pixel counts. Raises ValueError when the shapes do not fit.
     """
     if scores[:, 0].shape != masks.shape:
-        raise ValueError(f"scores (B, L, H, W) {tuple(scores.shape)} do not fit masks (B, H, W) "
-                         f"{tuple(masks.shape)}")
+        raise ValueError(
+            f"scores (B, L, H, W) {tuple(scores.shape)} do not fit masks (B, H, W) "
+            f"{tuple(masks.shape)}"
+        )
     losses = F.cross_entropy(scores, masks.long(), ignore_index=IGNORE, reduction="none")
     counts = masks != IGNORE
     if threshold is not None:
@@ -71,11 +73,23 @@ def consistency(auxiliary: Tensor, main: Tensor, reduction: str = "mean") -> Ten
     return squares.mean() if reduction == "mean" else squares.sum(1).mean()
 
 
-def cct_loss(model: CCT, images: Tensor, masks: Tensor, weak_images: Tensor | None = None,
-             pseudo_masks: Tensor | None = None, *, step: int, total_steps: int,
-             generator: Generator, unsupervised_weight: float = 30.0, ramp: float = 0.1,
-             weak_weight_auxiliary: float = 0.4, weak_weight_main: float = 0.0,
-             reduction: str = "mean", annealed: bool = True) -> tuple[Tensor, dict[str, float]]:
+def cct_loss(
+    model: CCT,
+    images: Tensor,
+    masks: Tensor,
+    weak_images: Tensor | None = None,
+    pseudo_masks: Tensor | None = None,
+    *,
+    step: int,
+    total_steps: int,
+    generator: Generator,
+    unsupervised_weight: float = 30.0,
+    ramp: float = 0.1,
+    weak_weight_auxiliary: float = 0.4,
+    weak_weight_main: float = 0.0,
+    reduction: str = "mean",
+    annealed: bool = True,
+) -> tuple[Tensor, dict[str, float]]:
     """The whole loss of one step and its unweighted terms (sections 3.2 and 3.4).
 
         supervised + r(t) (unsupervised_weight consistency + weak_weight_auxiliary weak_auxiliary)
@@ -87,8 +101,12 @@ def cct_loss(model: CCT, images: Tensor, masks: Tensor, weak_images: Tensor | No
     the share `ramp` of training. Without weak_images: supervised alone. Raises ValueError when
     something that a weight asks for is missing. Defaults are the published settings.
     """
-    weights = {"supervised": 1.0, "consistency": unsupervised_weight,
-               "weak_auxiliary": weak_weight_auxiliary, "weak_main": weak_weight_main}
+    weights = {
+        "supervised": 1.0,
+        "consistency": unsupervised_weight,
+        "weak_auxiliary": weak_weight_auxiliary,
+        "weak_main": weak_weight_main,
+    }
     if min(weights.values()) < 0:
         raise ValueError(f"weights must not be negative, got {weights}")
     threshold = truth_threshold(step, total_steps, model.num_labels) if annealed else None
@@ -106,15 +124,23 @@ def cct_loss(model: CCT, images: Tensor, masks: Tensor, weak_images: Tensor | No
     return loss, parts | {"loss": loss.item()}
 
 
-def _weak_terms(model: CCT, images: Tensor, pseudo_masks: Tensor | None, wanted: Sequence[str],
-                reduction: str, generator: Generator) -> dict[str, Tensor]:
+def _weak_terms(
+    model: CCT,
+    images: Tensor,
+    pseudo_masks: Tensor | None,
+    wanted: Sequence[str],
+    reduction: str,
+    generator: Generator,
+) -> dict[str, Tensor]:
     z = model.encode(images)
     main = model.main_decoder(z).float()
     if {"consistency", "weak_auxiliary"} & set(wanted):
         auxiliary = model.auxiliary_scores(z, main.detach(), generator)
         if not auxiliary:
-            raise ValueError("the model has no auxiliary decoders: give CCT some perturbations, or "
-                             "set unsupervised_weight and weak_weight_auxiliary to 0")
+            raise ValueError(
+                "the model has no auxiliary decoders: give CCT some perturbations, or "
+                "set unsupervised_weight and weak_weight_auxiliary to 0"
+            )
     terms = {}
     if "consistency" in wanted:
         apart = [consistency(a, main, reduction) for a in auxiliary]
@@ -150,11 +176,23 @@ def learning_rate(step: int, steps: int, lr: float, schedule: str = "cosine") ->
     return lr * (0.5 * (1 + math.cos(math.pi * t)) if schedule == "cosine" else (1 - t) ** 0.9)
 
 
-def train_cct(model: CCT, labelled: Batches, weak: Batches | None = None, *, steps: int, lr: float,
-              generator: Generator, weight_decay: float = 1e-4, schedule: str = "cosine",
-              bf16: bool = False, progress: Callable[[int, dict], None] | None = None,
-              save: Callable[[dict], None] | None = None, save_every: int = 100,
-              state: dict | None = None, **loss_settings) -> list[dict[str, float]]:
+def train_cct(
+    model: CCT,
+    labelled: Batches,
+    weak: Batches | None = None,
+    *,
+    steps: int,
+    lr: float,
+    generator: Generator,
+    weight_decay: float = 1e-4,
+    schedule: str = "cosine",
+    bf16: bool = False,
+    progress: Callable[[int, dict], None] | None = None,
+    save: Callable[[dict], None] | None = None,
+    save_every: int = 100,
+    state: dict | None = None,
+    **loss_settings,
+) -> list[dict[str, float]]:
     """Train in place with AdamW and return every step's loss parts; `loss_settings`: see cct_loss.
 
     `labelled(start)` and `weak(start)` yield the batches of steps start, start + 1, ...: normalised
@@ -181,8 +219,9 @@ def train_cct(model: CCT, labelled: Batches, weak: Batches | None = None, *, ste
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, lr, schedule)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss, parts = cct_loss(model, *tensors, step=step, total_steps=steps,
-                                   generator=generator, **loss_settings)
+            loss, parts = cct_loss(
+                model, *tensors, step=step, total_steps=steps, generator=generator, **loss_settings
+            )
         if not math.isfinite(parts["loss"]):
             raise FloatingPointError(f"the loss is {parts['loss']} at step {step}; lower lr?")
         optimizer.zero_grad()
@@ -199,9 +238,19 @@ def train_cct(model: CCT, labelled: Batches, weak: Batches | None = None, *, ste
     return history
 
 
-def _state(model: CCT, optimizer: torch.optim.Optimizer, generator: Generator,
-           history: list[dict[str, float]]) -> dict:
+def _state(
+    model: CCT,
+    optimizer: torch.optim.Optimizer,
+    generator: Generator,
+    history: list[dict[str, float]],
+) -> dict:
     # copied, because the next step changes the tensors in place
-    return copy.deepcopy({"step": len(history), "model": model.state_dict(),
-                          "optimizer": optimizer.state_dict(), "generator": generator.get_state(),
-                          "history": history})
+    return copy.deepcopy(
+        {
+            "step": len(history),
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "generator": generator.get_state(),
+            "history": history,
+        }
+    )

@@ -72,8 +72,15 @@ class CCT(nn.Module):
     feature channels. Raises ValueError for unknown perturbations, factors not powers of two.
     """
 
-    def __init__(self, backbone: nn.Module, channels: int, num_labels: int, feature_channels: int,
-                 perturbations: Sequence[str] = (), factor: int = 4):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        channels: int,
+        num_labels: int,
+        feature_channels: int,
+        perturbations: Sequence[str] = (),
+        factor: int = 4,
+    ):
         super().__init__()
         unknown = sorted(set(perturbations) - set(PERTURBATIONS))
         if unknown:

@@ -29,9 +29,16 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def new_clip(
-    *, resolution: int, layers: tuple[int, ...], width: int, embed_dim: int, text_width: int,
-    text_layers: int, context_length: int, seed: int,
-) -> CLIP:  # fmt: skip
+    *,
+    resolution: int,
+    layers: tuple[int, ...],
+    width: int,
+    embed_dim: int,
+    text_width: int,
+    text_layers: int,
+    context_length: int,
+    seed: int,
+) -> CLIP:
     """A freshly initialised small CLIP with the real architecture (modified ResNet + transformer).
 
     resolution must be a multiple of 32 (five halvings) and text_width one of 64 (heads of 64).
@@ -41,9 +48,17 @@ def new_clip(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return CLIP(
-            embed_dim, resolution, tuple(layers), width, None,
-            context_length, 49408, text_width, text_width // 64, text_layers,
-        ).float()  # fmt: skip
+            embed_dim,
+            resolution,
+            tuple(layers),
+            width,
+            None,
+            context_length,
+            49408,
+            text_width,
+            text_width // 64,
+            text_layers,
+        ).float()
 
 
 def save_clip(model: CLIP, path: Path) -> None:
@@ -146,12 +161,18 @@ def autocast(device: torch.device | str, enabled: bool) -> contextlib.AbstractCo
 
 
 def train_clip(
-    model: CLIP, batch: Callable[[int], tuple[Tensor, list[str]]], *, steps: int, lr: float,
-    weight_decay: float = 0.05, amp: bool = True,
-    state: dict | None = None, save: Callable[[int, dict], None] | None = None,
+    model: CLIP,
+    batch: Callable[[int], tuple[Tensor, list[str]]],
+    *,
+    steps: int,
+    lr: float,
+    weight_decay: float = 0.05,
+    amp: bool = True,
+    state: dict | None = None,
+    save: Callable[[int, dict], None] | None = None,
     save_every: int = 200,
     progress=None,
-) -> list[float]:  # fmt: skip
+) -> list[float]:
     """Contrastive training of both towers; returns the losses of the steps run here.
 
     batch(step) -> ((B, 3, H, W) normalised pictures, B captions), drawn from the step's own seed so

@@ -54,8 +54,9 @@ def message_filters(
     (1 to 4 % where maps are unsure everywhere, as pydensecrf's own does); None is exact for at most
     1024 pixels. Raises ValueError for scales that are not positive and for negative weights.
     """
-    _check_scales(gaussian_sxy=gaussian_sxy, bilateral_sxy=bilateral_sxy,
-                  bilateral_srgb=bilateral_srgb)  # fmt: skip
+    _check_scales(
+        gaussian_sxy=gaussian_sxy, bilateral_sxy=bilateral_sxy, bilateral_srgb=bilateral_srgb
+    )
     _check_weights(gaussian_weight=gaussian_weight, bilateral_weight=bilateral_weight)
     image, filters = image.float(), []
     if exact is None:

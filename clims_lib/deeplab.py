@@ -48,9 +48,11 @@ class DeepLab(nn.Module):
         self.backbone, self.mean, self.std = network.backbone, network.mean, network.std
         self.head = nn.Sequential(
             ASPP(network.channels, list(rates), width),
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
             nn.Conv2d(width, num_labels, 1),
-        )  # fmt: skip
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         scores = self.head(self.backbone((images - self.mean) / self.std))
@@ -85,29 +87,48 @@ def train_deeplab(profile: Profile) -> Path:
         model = model.to(device, memory_format=torch.channels_last)
         images, labels, _ = read_split(profile, "train")
         batches = MemoryBatches(
-            images, labels, read_masks(profile, masks, "train"), settings.batch,
-            profile.seed, read_sizes(profile, "train"), profile.augment.crop,
+            images,
+            labels,
+            read_masks(profile, masks, "train"),
+            settings.batch,
+            profile.seed,
+            read_sizes(profile, "train"),
+            profile.augment.crop,
             profile.augment.resize,
-        )  # fmt: skip
+        )
         state, per_epoch = load_checkpoint(folder), len(batches(0))
         done = (state or {}).get("epoch", 0) * per_epoch
         advice = "raise compute.accumulate, or lower deeplab.batch or augment.crop"
-        with (bar(settings.epochs * per_epoch, "DeepLab", done) as progress,
-              fits(device, advice)):  # fmt: skip
+        with bar(settings.epochs * per_epoch, "DeepLab", done) as progress, fits(device, advice):
             history = train(
-                model, mask_loss(), batches, epochs=settings.epochs, lr=settings.lr,
-                head_lr_factor=settings.head_lr_factor, weight_decay=settings.weight_decay,
-                optimiser=profile.compute.optimiser, seed=profile.seed,
-                state=state, save=lambda parts: save_checkpoint(folder, parts["epoch"], **parts),
-                progress=progress, accumulate=profile.compute.accumulate,
-                frozen_norm=profile.compute.frozen_norm, amp=not profile.compute.full_precision,
-            )  # fmt: skip
+                model,
+                mask_loss(),
+                batches,
+                epochs=settings.epochs,
+                lr=settings.lr,
+                head_lr_factor=settings.head_lr_factor,
+                weight_decay=settings.weight_decay,
+                optimiser=profile.compute.optimiser,
+                seed=profile.seed,
+                state=state,
+                save=lambda parts: save_checkpoint(folder, parts["epoch"], **parts),
+                progress=progress,
+                accumulate=profile.compute.accumulate,
+                frozen_norm=profile.compute.frozen_norm,
+                amp=not profile.compute.full_precision,
+            )
         write_json(folder / "history.json", history)
         save_tensors(folder / "weights.safetensors", model.state_dict())
 
-    recipe = {"deeplab": settings, "cam": profile.cam, "augment": profile.augment,
-              "masks": key_in(masks), "start": key_in(train_cam(profile, "cam")),
-              "seed": profile.seed, **unusual(profile)}  # fmt: skip
+    recipe = {
+        "deeplab": settings,
+        "cam": profile.cam,
+        "augment": profile.augment,
+        "masks": key_in(masks),
+        "start": key_in(train_cam(profile, "cam")),
+        "seed": profile.seed,
+        **unusual(profile),
+    }
     return artifact(profile.outputs / "weights", method_of(profile), recipe, make)
 
 
@@ -138,13 +159,15 @@ def predictor(profile: Profile) -> Predict:
 def segment(profile: Profile, split: str) -> Path:
     """The folder of DeepLab's masks of a split, <name>.png."""
     weights = train_deeplab(profile)
-    return keep_segmentations(profile, method_of(profile), split, lambda: predictor(profile),
-                              weights)  # fmt: skip
+    return keep_segmentations(
+        profile, method_of(profile), split, lambda: predictor(profile), weights
+    )
 
 
 def measure_deeplab(profile: Profile) -> list[dict]:
     """Its rows on every evaluated split."""
     masks = {split: segment(profile, split) for split in profile.data.evaluated}
     seconds = read_manifest(train_deeplab(profile))["seconds"]
-    return measure_masks(profile, method_of(profile), masks, threshold=None, crf=False,
-                         seconds=seconds)  # fmt: skip
+    return measure_masks(
+        profile, method_of(profile), masks, threshold=None, crf=False, seconds=seconds
+    )

@@ -29,8 +29,9 @@ def text_parameters(model: CLIP) -> list[torch.nn.Parameter]:
     """The parameters of the text tower alone."""
     tower = [model.token_embedding, model.transformer, model.ln_final]
     return [p for part in tower for p in part.parameters()] + [
-        model.positional_embedding, model.text_projection,
-    ]  # fmt: skip
+        model.positional_embedding,
+        model.text_projection,
+    ]
 
 
 def in_clips_units(pictures: Tensor, device: torch.device) -> Tensor:
@@ -39,10 +40,20 @@ def in_clips_units(pictures: Tensor, device: torch.device) -> Tensor:
 
 
 def finetune_text_tower(
-    model: CLIP, pictures: Tensor, labels: Tensor, class_texts: list[str],
-    replay: Callable[[int], tuple[Tensor, list[str]]], *, steps: int, lr: float, margin: float,
-    batch_size: int, generator: torch.Generator, amp: bool = True, progress=None,
-) -> list[float]:  # fmt: skip
+    model: CLIP,
+    pictures: Tensor,
+    labels: Tensor,
+    class_texts: list[str],
+    replay: Callable[[int], tuple[Tensor, list[str]]],
+    *,
+    steps: int,
+    lr: float,
+    margin: float,
+    batch_size: int,
+    generator: torch.Generator,
+    amp: bool = True,
+    progress=None,
+) -> list[float]:
     """Teach the text tower the class texts with a hinge, replaying captions; returns the losses.
 
     pictures: uint8 (N, 3, H, W); labels: (N, K). The image tower does not change, so every picture
@@ -85,10 +96,20 @@ def finetune_text_tower(
 
 
 def finetune_both_towers(
-    model: CLIP, pictures: Tensor, labels: Tensor, class_texts: list[str], *, steps: int,
-    lr: float, batch_size: int, weight_decay: float, correct_shared: bool,
-    generator: torch.Generator, amp: bool = True, progress=None,
-) -> list[float]:  # fmt: skip
+    model: CLIP,
+    pictures: Tensor,
+    labels: Tensor,
+    class_texts: list[str],
+    *,
+    steps: int,
+    lr: float,
+    batch_size: int,
+    weight_decay: float,
+    correct_shared: bool,
+    generator: torch.Generator,
+    amp: bool = True,
+    progress=None,
+) -> list[float]:
     """The published recipe: symmetric cross entropy of pictures and one of their label texts.
 
     SGD with momentum 0.9 and cosine decay. correct_shared: whether pictures of a batch that share
@@ -100,9 +121,7 @@ def finetune_both_towers(
     device = model.positional_embedding.device
     encode = image_encoder(model)
     model.requires_grad_(True)
-    optimiser = torch.optim.SGD(
-        model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay
-    )
+    optimiser = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     losses = []
     for _ in range(steps):

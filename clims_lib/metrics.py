@@ -19,11 +19,15 @@ def confusion(truth, prediction, num_labels):
             "resize the prediction to the truth first"
         )
     for name, values in (("truth", truth), ("prediction", prediction)):
-        if values.dtype != torch.uint8 and values.numel() and not 0 <= int(values.min()) <= int(
-            values.max()
-        ) <= IGNORE:
-            raise ValueError(f"{name} holds labels {int(values.min())}..{int(values.max())}, "
-                             f"expected 0..{num_labels - 1}")  # fmt: skip
+        if (
+            values.dtype != torch.uint8
+            and values.numel()
+            and not 0 <= int(values.min()) <= int(values.max()) <= IGNORE
+        ):
+            raise ValueError(
+                f"{name} holds labels {int(values.min())}..{int(values.max())}, "
+                f"expected 0..{num_labels - 1}"
+            )
     # One histogram of both labels side by side: no pixel is picked out, so nothing is copied.
     both = truth.flatten().int() * 256 + prediction.to(truth.device).flatten()
     counts = torch.bincount(both, minlength=256 * 256).view(256, 256)
@@ -31,8 +35,10 @@ def confusion(truth, prediction, num_labels):
     for name, found in (("truth", counts.sum(1)), ("prediction", counts.sum(0))):
         if bool(found[num_labels:].any()):
             there = found.nonzero()[:, 0]
-            raise ValueError(f"{name} holds labels {int(there.min())}..{int(there.max())}, "
-                             f"expected 0..{num_labels - 1}")  # fmt: skip
+            raise ValueError(
+                f"{name} holds labels {int(there.min())}..{int(there.max())}, "
+                f"expected 0..{num_labels - 1}"
+            )
     return counts[:num_labels, :num_labels].clone()
 
 

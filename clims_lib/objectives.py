@@ -81,9 +81,14 @@ def puzzle_loss(*, tiles: int, alpha: float, ramp: float) -> Loss:
 
 
 def clims_training_loss(
-    encode: Callable[[Tensor], Tensor], class_text: Tensor, background_text: Tensor, *,
-    size: int, weights: tuple[float, float, float, float], cbs_threshold: float | None = None,
-) -> Loss:  # fmt: skip
+    encode: Callable[[Tensor], Tensor],
+    class_text: Tensor,
+    background_text: Tensor,
+    *,
+    size: int,
+    weights: tuple[float, float, float, float],
+    cbs_threshold: float | None = None,
+) -> Loss:
     """The CLIMS loss (Eq. 6) of the network's maps; texts are encoded once, by the caller.
 
     size: CLIP's input resolution; pictures and maps are brought to it before they are multiplied.

@@ -32,17 +32,32 @@ def candidate_masks(objects: Tensor, ground: Tensor, stride: int) -> dict[str, T
             one[:, : int(columns.float().mean())] = 0
     coarse = F.avg_pool2d(objects[:, None], stride)
     blurred = F.interpolate(coarse, objects.shape[-2:], mode="bilinear", align_corners=False)
-    masks = (objects, blurred[:, 0], half, ground, (objects + ground).clamp(max=1),
-             torch.ones_like(objects), torch.zeros_like(objects))  # fmt: skip
+    masks = (
+        objects,
+        blurred[:, 0],
+        half,
+        ground,
+        (objects + ground).clamp(max=1),
+        torch.ones_like(objects),
+        torch.zeros_like(objects),
+    )
     return dict(zip(MASKS, masks, strict=True))
 
 
 @torch.no_grad()
 def losses_at_masks(
-    encode: Callable[[Tensor], Tensor], images: Tensor, objects: Tensor, ground: Tensor,
-    klass: int, class_text: Tensor, background_text: Tensor, *, weights: tuple, stride: int,
+    encode: Callable[[Tensor], Tensor],
+    images: Tensor,
+    objects: Tensor,
+    ground: Tensor,
+    klass: int,
+    class_text: Tensor,
+    background_text: Tensor,
+    *,
+    weights: tuple,
+    stride: int,
     cbs_threshold: float | None = None,
-) -> dict[str, dict[str, float]]:  # fmt: skip
+) -> dict[str, dict[str, float]]:
     """Mean total loss and its four terms at every candidate mask of class number `klass`.
 
     images: (N, 3, H, W) in CLIP's units; class_text (K, D), background_text (K, L, D) unit vectors.
@@ -76,9 +91,11 @@ def margins(rows: Iterable[Mapping], weights: tuple | None = None) -> dict[str, 
     found: dict[tuple, dict[str, float]] = {}
     for row in rows:
         values = found.setdefault((row["class"], row.get("seed")), {})
-        values[row["mask"]] = row["loss"] if weights is None else sum(
-            w * row[term] for w, term in zip(weights, TERMS, strict=True)
-        )  # fmt: skip
+        values[row["mask"]] = (
+            row["loss"]
+            if weights is None
+            else sum(w * row[term] for w, term in zip(weights, TERMS, strict=True))
+        )
     seeds: dict[str, list[float]] = {}
     for (name, _), values in found.items():
         seeds.setdefault(name, []).append(_margin(values))

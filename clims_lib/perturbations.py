@@ -42,8 +42,9 @@ def context_mask(z: Tensor, prediction: Tensor) -> Tensor:
     return z * (_labels_at(z, prediction) > 0)
 
 
-def guided_cutout(z: Tensor, prediction: Tensor, generator: Generator,
-                  erase: float = 0.4) -> Tensor:
+def guided_cutout(
+    z: Tensor, prediction: Tensor, generator: Generator, erase: float = 0.4
+) -> Tensor:
     """Zero a random box inside every predicted object's box, with `erase` times its sides.
 
     One object a label and picture; the published code boxes every contour instead.
@@ -57,8 +58,9 @@ def guided_cutout(z: Tensor, prediction: Tensor, generator: Generator,
     return z * keep[:, None].to(z)
 
 
-def i_vat(z: Tensor, decoder: nn.Module, generator: Generator, xi: float = 0.1,
-          eps: float = 2.0) -> Tensor:
+def i_vat(
+    z: Tensor, decoder: nn.Module, generator: Generator, xi: float = 0.1, eps: float = 2.0
+) -> Tensor:
     """Intermediate virtual adversarial training: the step of length eps that `decoder` likes least.
 
     Near z the KL divergence between decoder(z) and decoder(z + r) is a quadratic form in r; one
@@ -90,11 +92,15 @@ PERTURBATIONS: dict[str, Callable[[Tensor, Tensor, nn.Module, Generator], Tensor
 }
 
 
-def _uniform(shape: Sequence[int], low: float, high: float, like: Tensor,
-             generator: Generator) -> Tensor:
+def _uniform(
+    shape: Sequence[int], low: float, high: float, like: Tensor, generator: Generator
+) -> Tensor:
     # drawn where the generator lives: one on the CPU draws the same numbers for every device
-    return torch.empty(shape, device=generator.device).uniform_(
-        low, high, generator=generator).to(like)
+    return (
+        torch.empty(shape, device=generator.device)
+        .uniform_(low, high, generator=generator)
+        .to(like)
+    )
 
 
 def _unit(x: Tensor) -> Tensor:

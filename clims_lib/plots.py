@@ -45,8 +45,9 @@ def overlay(image, mask, opacity: float = 0.6) -> np.ndarray:
 def gallery(images: Sequence, titles: Sequence[str] = (), columns: int = 6) -> Figure:
     """Pictures (H, W, 3) or (H, W) side by side, with a title each where given."""
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(11, 11 / columns * rows * 1.12),
-                                squeeze=False, layout="constrained")  # fmt: skip
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(11, 11 / columns * rows * 1.12), squeeze=False, layout="constrained"
+    )
     for i, axis in enumerate(axes.flat):
         axis.axis("off")
         if i < len(images):
@@ -59,8 +60,9 @@ def gallery(images: Sequence, titles: Sequence[str] = (), columns: int = 6) -> F
 def grid(rows: Sequence[Sequence], row_titles: Sequence[str], column_titles=()) -> Figure:
     """A table of pictures: one method a row, one picture a column."""
     count = len(rows[0])
-    figure, axes = plt.subplots(len(rows), count, figsize=(11, 11 / count * len(rows)),
-                                squeeze=False, layout="constrained")  # fmt: skip
+    figure, axes = plt.subplots(
+        len(rows), count, figsize=(11, 11 / count * len(rows)), squeeze=False, layout="constrained"
+    )
     for r, row in enumerate(rows):
         for c, cell in enumerate(row):
             axes[r, c].imshow(cell, interpolation="nearest", cmap="viridis")
@@ -87,12 +89,18 @@ def bars(groups: Mapping[str, Mapping[str, float]], ylabel: str, ylim=None) -> F
     width = 0.8 / len(groups)
     for i, (series, values) in enumerate(groups.items()):
         heights = [np.nan if values.get(n) is None else values[n] for n in names]
-        axis.bar(np.arange(len(names)) + (i - (len(groups) - 1) / 2) * width, heights, width,
-                 label=series, color=COLOURS[i % len(COLOURS)])  # fmt: skip
+        axis.bar(
+            np.arange(len(names)) + (i - (len(groups) - 1) / 2) * width,
+            heights,
+            width,
+            label=series,
+            color=COLOURS[i % len(COLOURS)],
+        )
     axis.set_xticks(range(len(names)), names)
     axis.set(ylabel=ylabel, ylim=ylim)
-    axis.legend(ncols=min(7, len(groups)), loc="lower center", bbox_to_anchor=(0.5, 1.0),
-                frameon=False)  # fmt: skip
+    axis.legend(
+        ncols=min(7, len(groups)), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False
+    )
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -101,16 +109,23 @@ def curves(lines: Mapping[str, tuple[Sequence, Sequence]], xlabel: str, ylabel: 
     """Labelled curves: {label: (x, y)}, each with a marker of its own."""
     figure, axis = plt.subplots(figsize=(10, 3.6), layout="constrained")
     for i, (label, (x, y)) in enumerate(lines.items()):
-        axis.plot(x, y, label=label, color=COLOURS[i % len(COLOURS)], marker="osv^Dx+*"[i % 8],
-                  markersize=4)  # fmt: skip
+        axis.plot(
+            x,
+            y,
+            label=label,
+            color=COLOURS[i % len(COLOURS)],
+            marker="osv^Dx+*"[i % 8],
+            markersize=4,
+        )
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.grid(alpha=0.3)
     return figure
 
 
-def spreads(lines: Mapping[str, Mapping[float | str, tuple[float, float]]], xlabel: str,
-            ylabel: str) -> Figure:  # fmt: skip
+def spreads(
+    lines: Mapping[str, Mapping[float | str, tuple[float, float]]], xlabel: str, ylabel: str
+) -> Figure:
     """Means with bars of their spreads: {label: {x: (mean, spread)}}; texts x are categories.
 
     Later bars are thinner and wider at their ends, so that none hides another.
@@ -119,9 +134,17 @@ def spreads(lines: Mapping[str, Mapping[float | str, tuple[float, float]]], xlab
     for i, (label, line) in enumerate(lines.items()):
         means, errors = zip(*line.values(), strict=True)
         x = [fill(value, 30) if isinstance(value, str) else value for value in line]
-        axis.errorbar(x, means, errors, label=fill(label, 40), color=COLOURS[i % len(COLOURS)],
-                      marker="osv^Dx+*"[i % 8], markersize=5, elinewidth=max(1, 7 - 3 * i),
-                      capsize=3 + 2 * i)  # fmt: skip
+        axis.errorbar(
+            x,
+            means,
+            errors,
+            label=fill(label, 40),
+            color=COLOURS[i % len(COLOURS)],
+            marker="osv^Dx+*"[i % 8],
+            markersize=5,
+            elinewidth=max(1, 7 - 3 * i),
+            capsize=3 + 2 * i,
+        )
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.grid(alpha=0.3)
@@ -133,8 +156,9 @@ def oracle_chart(rows: Sequence[Mapping]) -> Figure:
     classes = list(dict.fromkeys(row["class"] for row in rows))
     columns = min(3, len(classes))
     lines = -(-len(classes) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(11, 2.6 * lines), squeeze=False,
-                                layout="constrained")  # fmt: skip
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(11, 2.6 * lines), squeeze=False, layout="constrained"
+    )
     for axis in axes.flat[len(classes) :]:
         axis.axis("off")
     for axis, name in zip(axes.flat, classes, strict=False):
@@ -164,19 +188,31 @@ def map_over(image, cam, opacity: float = 0.6) -> np.ndarray:
     return (1 - opacity) * pixels + opacity * plt.get_cmap("viridis")(np.asarray(cam))[..., :3]
 
 
-def heat_table(values, row_titles: Sequence[str], column_titles: Sequence[str],
-               title: str = "", form: str = ".2f") -> Figure:  # fmt: skip
+def heat_table(
+    values,
+    row_titles: Sequence[str],
+    column_titles: Sequence[str],
+    title: str = "",
+    form: str = ".2f",
+) -> Figure:
     """A table of numbers whose cells are the darker, the larger the number; NaN stays empty."""
     values = np.asarray(values, dtype=float)
     rows, columns = values.shape
-    figure, axis = plt.subplots(figsize=(min(11, 2.5 + 1.2 * columns), 0.8 + 0.36 * rows),
-                                layout="constrained")  # fmt: skip
+    figure, axis = plt.subplots(
+        figsize=(min(11, 2.5 + 1.2 * columns), 0.8 + 0.36 * rows), layout="constrained"
+    )
     low, high = np.nanmin(values), np.nanmax(values)
     axis.imshow(values, cmap="Blues", vmin=low, vmax=high, aspect="auto")
     for r, c in np.argwhere(np.isfinite(values)):
         dark = values[r, c] > low + 0.6 * (high - low)
-        axis.text(c, r, format(values[r, c], f"z{form}"), ha="center", va="center",
-                  color="white" if dark else "black")  # fmt: skip
+        axis.text(
+            c,
+            r,
+            format(values[r, c], f"z{form}"),
+            ha="center",
+            va="center",
+            color="white" if dark else "black",
+        )
     axis.set_xticks(range(columns), column_titles)
     axis.set_yticks(range(rows), row_titles)
     axis.tick_params(length=0)

@@ -15,8 +15,17 @@ TEMPLATE = "a photo of {}"
 
 # One shared list, used with a threshold of 0.26 on the similarity (second published variant).
 SHARED_BACKGROUND = (
-    "tree", "river", "sea", "lake", "water", "railway", "railroad", "track", "stone", "rocks",
-)  # fmt: skip
+    "tree",
+    "river",
+    "sea",
+    "lake",
+    "water",
+    "railway",
+    "railroad",
+    "track",
+    "stone",
+    "rocks",
+)
 
 
 def with_article(noun: str) -> str:

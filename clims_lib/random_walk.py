@@ -23,8 +23,12 @@ def offsets(radius: float) -> list[tuple[int, int]]:
     if radius < 1:
         raise ValueError(f"radius is at least 1 pixel, not {radius}")
     reach = range(-int(radius), int(radius) + 1)
-    return [(dy, dx) for dy in reach for dx in reach
-            if dy * dy + dx * dx <= radius * radius and (dy, dx) > (0, 0)]  # fmt: skip
+    return [
+        (dy, dx)
+        for dy in reach
+        for dx in reach
+        if dy * dy + dx * dx <= radius * radius and (dy, dx) > (0, 0)
+    ]
 
 
 def shift(x: Tensor, dy: int, dx: int, fill: float = 0.0) -> Tensor:
@@ -74,11 +78,14 @@ def affinity(embedding: Tensor, steps: list[tuple[int, int]]) -> Tensor:
     Beyond the border it is 0.
     """
     inside = torch.ones_like(embedding[:1, :1])
-    return torch.cat([
-        (-(embedding - shift(embedding, *step)).abs().mean(1, keepdim=True)).exp()
-        * shift(inside, *step)
-        for step in steps
-    ], 1)  # fmt: skip
+    return torch.cat(
+        [
+            (-(embedding - shift(embedding, *step)).abs().mean(1, keepdim=True)).exp()
+            * shift(inside, *step)
+            for step in steps
+        ],
+        1,
+    )
 
 
 def affinity_loss(values: Tensor, labels: Tensor, steps: list[tuple[int, int]]) -> Tensor:
@@ -104,10 +111,19 @@ def affinity_loss(values: Tensor, labels: Tensor, steps: list[tuple[int, int]]) 
 
 
 def train_head(
-    head: AffinityHead, draw: Callable[[Tensor], tuple[list[Tensor], Tensor]], count: int,
-    neighbours: list[tuple[int, int]], *, steps: int, batch: int, lr: float, generator: Generator,
-    state: dict | None = None, save: Callable[[dict], None] | None = None, progress=None,
-) -> list[float]:  # fmt: skip
+    head: AffinityHead,
+    draw: Callable[[Tensor], tuple[list[Tensor], Tensor]],
+    count: int,
+    neighbours: list[tuple[int, int]],
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    generator: Generator,
+    state: dict | None = None,
+    save: Callable[[dict], None] | None = None,
+    progress=None,
+) -> list[float]:
     """Train an affinity head with Adam; returns the loss of every step.
 
     draw(numbers) -> the backbone's features of those of `count` pictures and their sure labels
@@ -131,8 +147,7 @@ def train_head(
         if progress:
             progress(loss=history[-1])
         if save and step % 100 == 99:
-            save({"head": head, "optimiser": optimiser, "generator": generator,
-                  "history": history})  # fmt: skip
+            save({"head": head, "optimiser": optimiser, "generator": generator, "history": history})
     return history
 
 

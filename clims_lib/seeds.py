@@ -17,8 +17,9 @@ def normalise_cam(cam, label, how="max"):
     """
     cam, label = torch.as_tensor(cam).float(), torch.as_tensor(label)
     if cam.ndim < 3 or label.shape != cam.shape[:-2]:
-        raise ValueError(f"cam {tuple(cam.shape)} needs label {tuple(cam.shape[:-2])}, "
-                         f"not {tuple(label.shape)}")  # fmt: skip
+        raise ValueError(
+            f"cam {tuple(cam.shape)} needs label {tuple(cam.shape[:-2])}, not {tuple(label.shape)}"
+        )
     if not bool(cam.isfinite().all()):
         raise ValueError("cam holds nan or inf: did its training diverge?")
     if how == "max":
@@ -56,8 +57,10 @@ def threshold_counts(cam, truth, thresholds, labels, num_labels):
     if thresholds.ndim != 1 or steps == 1 or bool((thresholds.diff() <= 0).any()):
         raise ValueError(f"thresholds must be a rising list of numbers, not {thresholds.tolist()}")
     if truth.shape != cam.shape[:-3] + cam.shape[-2:] or len(labels) != cam.shape[-3]:
-        raise ValueError(f"cam {tuple(cam.shape)} does not fit the truth {tuple(truth.shape)} and "
-                         f"{len(labels)} labels; resize the cam to the picture first")  # fmt: skip
+        raise ValueError(
+            f"cam {tuple(cam.shape)} does not fit the truth {tuple(truth.shape)} and "
+            f"{len(labels)} labels; resize the cam to the picture first"
+        )
     if bool(((truth >= num_labels) & (truth != IGNORE)).any()):
         raise ValueError(f"truth holds labels over {num_labels - 1}")
     strongest, winner = cam.max(-3)

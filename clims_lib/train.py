@@ -44,8 +44,11 @@ def train_on_all_gpus(profile: Profile, methods: Iterable[str]) -> None:
     if count < 2:
         return
     if torch.cuda.is_initialized():  # processes cannot be forked any more
-        warnings.warn("this process already uses a GPU, so training goes on with one: restart the "
-                      "kernel to use all", stacklevel=2)  # fmt: skip
+        warnings.warn(
+            "this process already uses a GPU, so training goes on with one: restart the "
+            "kernel to use all",
+            stacklevel=2,
+        )
         return
     from accelerate import notebook_launcher
 
@@ -54,12 +57,21 @@ def train_on_all_gpus(profile: Profile, methods: Iterable[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m clims_lib.train", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m clims_lib.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("method", choices=METHODS)
     parser.add_argument("--profile", default="mini", help="name or .toml file (default: mini)")
-    parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
-                        help="a setting, e.g. clims.epochs=2")
+    parser.add_argument(
+        "-p",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="overrides",
+        help="a setting, e.g. clims.epochs=2",
+    )
     options = parser.parse_args(arguments)
     try:
         print(train_here(load_profile(options.profile, options.overrides), options.method))

@@ -19,13 +19,26 @@ from clims_lib.objectives import Batch, Loss
 
 @torch.random.fork_rng()  # whoever calls draws on as if nothing had been drawn here
 def train(
-    model: nn.Module, loss: Loss, batches: Callable[[int], list[Batch]], *, epochs: int, lr: float,
-    head_lr_factor: float = 1.0, weight_decay: float = 1e-4, clip_norm: float = 0.0,
-    optimiser: str = "adamw", amp: bool = True, accumulate: int = 1, frozen_norm: bool = False,
-    seed: int = 0, team: Team = ALONE, state: dict | None = None,
-    save: Callable[[dict], None] | None = None, progress=None,
+    model: nn.Module,
+    loss: Loss,
+    batches: Callable[[int], list[Batch]],
+    *,
+    epochs: int,
+    lr: float,
+    head_lr_factor: float = 1.0,
+    weight_decay: float = 1e-4,
+    clip_norm: float = 0.0,
+    optimiser: str = "adamw",
+    amp: bool = True,
+    accumulate: int = 1,
+    frozen_norm: bool = False,
+    seed: int = 0,
+    team: Team = ALONE,
+    state: dict | None = None,
+    save: Callable[[dict], None] | None = None,
+    progress=None,
     watch: Callable[[int, nn.Module], None] | None = None,
-) -> list[dict[str, float]]:  # fmt: skip
+) -> list[dict[str, float]]:
     """Train a network with a `head` and a `backbone`; returns the mean loss parts of every epoch.
 
     batches(epoch) -> an iterable of batches of known length, drawn from the epoch's own seed, so a
@@ -94,7 +107,7 @@ DECAYS = {  # (share of epochs done, share of steps done) -> factor of the learn
 def new_optimiser(
     model: nn.Module, name: str, lr: float, head_lr_factor: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """"adamw" (with a cosine decay, epoch by epoch), or what CAM papers train with: "sgd" with
+    """ "adamw" (with a cosine decay, epoch by epoch), or what CAM papers train with: "sgd" with
     Nesterov momentum 0.9 and polynomial decay. Raises ValueError for others."""
     if name not in DECAYS:
         raise ValueError(f"optimiser must be one of {sorted(DECAYS)}, not {name!r}")

@@ -25,8 +25,12 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def voc2012() -> Path:
     """A folder in the layout of VOC2012 with real pictures, or a skip that says where it looked."""
-    places = [os.environ.get("CLIMS_VOC2012"), ROOT / "data/voc2012", ROOT / "VOCdevkit/VOC2012",
-              ROOT.parent / "shared/voc2012"]
+    places = [
+        os.environ.get("CLIMS_VOC2012"),
+        ROOT / "data/voc2012",
+        ROOT / "VOCdevkit/VOC2012",
+        ROOT.parent / "shared/voc2012",
+    ]
     places = [Path(place) for place in places if place]
     for place in places:
         if (place / "JPEGImages").is_dir():
@@ -42,8 +46,14 @@ def browser():
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
         pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
-    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-             "--disable-background-networking", "--disable-component-update"]
+    quiet = [
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-sync",
+        "--disable-background-networking",
+        "--disable-component-update",
+    ]
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=path, args=quiet)
         yield chromium
@@ -71,8 +81,17 @@ def small_voc(tmp_path):
 
 
 def profile_of(root, *more):
-    return load_profile("voc2012_smoke", [
-        f'data_root="{root}"', f'outputs="{root.parent}/out"', f'weights="{root.parent}/weights"',
-        "data.size=32", "data.train=8", "data.val=2", "data.labelled=3", "augment.crop=32",
-        *more,
-    ])  # fmt: skip
+    return load_profile(
+        "voc2012_smoke",
+        [
+            f'data_root="{root}"',
+            f'outputs="{root.parent}/out"',
+            f'weights="{root.parent}/weights"',
+            "data.size=32",
+            "data.train=8",
+            "data.val=2",
+            "data.labelled=3",
+            "augment.crop=32",
+            *more,
+        ],
+    )

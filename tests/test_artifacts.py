@@ -91,8 +91,9 @@ def test_interrupted_make_gets_its_folder_again(tmp_path):
 def test_seconds_of_a_killed_attempt_count_up_to_its_last_file(tmp_path):
     partial = tmp_path / f"cam-{key_of(RECIPE)}.partial"
     partial.mkdir()
-    write_json(partial / "manifest.json",
-               {"recipe": RECIPE, "seconds": 2.0, "started": time.time() - 10})
+    write_json(
+        partial / "manifest.json", {"recipe": RECIPE, "seconds": 2.0, "started": time.time() - 10}
+    )
     (partial / "checkpoint").write_text("written now")
     folder = artifact(tmp_path, "cam", RECIPE, lambda folder: None)
     assert read_manifest(folder)["seconds"] == pytest.approx(12, abs=1)
@@ -155,12 +156,12 @@ def _train(folder, steps, stop_at=None):
     """Ten steps of a network whose batches and dropout are random."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5),
-                                torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 1))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 1)
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    objects = {"model": model, "optimizer": optimizer, "schedule": schedule,
-               "generator": generator}
+    objects = {"model": model, "optimizer": optimizer, "schedule": schedule, "generator": generator}
     first = resume(folder, **objects)
     if first:
         torch.set_rng_state(load_checkpoint(folder)["rng"])
@@ -200,12 +201,18 @@ def test_checkpoints_hold_no_code(tmp_path):
 
 
 def test_a_killed_process_releases_its_lock(tmp_path):
-    code = ("import sys, time; from pathlib import Path\n"
-            "from clims_lib.artifacts import artifact\n"
-            "artifact(Path(sys.argv[1]), 'cam', {'lr': 0.1, 'seed': 0},"
-            " lambda folder: print('making', flush=True) or time.sleep(60))")
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], text=True,
-                             stdout=subprocess.PIPE, cwd=artifacts.__file__.rsplit("/", 2)[0])
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from clims_lib.artifacts import artifact\n"
+        "artifact(Path(sys.argv[1]), 'cam', {'lr': 0.1, 'seed': 0},"
+        " lambda folder: print('making', flush=True) or time.sleep(60))"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        text=True,
+        stdout=subprocess.PIPE,
+        cwd=artifacts.__file__.rsplit("/", 2)[0],
+    )
     assert child.stdout.readline() == "making\n"
     child.kill()
     child.wait()

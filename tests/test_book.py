@@ -33,6 +33,7 @@ EXECUTED = ("00_setup_and_data", "02_clims_losses")  # pictures and charts of al
 @pytest.fixture(scope="module")
 def site(root, tmp_path_factory):
     """The site of two notebooks of the tiny profile, the others as they are committed."""
+
     def run(*command):
         return subprocess.run([sys.executable, *command], cwd=root, capture_output=True, text=True)
 
@@ -48,6 +49,7 @@ def site(root, tmp_path_factory):
 @pytest.fixture(scope="module")
 def visit(site, browser):
     """Every page after a visit with a phone, what was asked for and what went wrong meanwhile."""
+
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
@@ -60,8 +62,12 @@ def visit(site, browser):
         requests, errors, looks = set(), [], {}
         page.on("request", lambda request: requests.add(request.url))
         page.on("pageerror", lambda error: errors.append((page.url, str(error))))
-        page.on("console", lambda message: errors.append((page.url, message.text))
-                if message.type == "error" else None)  # fmt: skip
+        page.on(
+            "console",
+            lambda message: (
+                errors.append((page.url, message.text)) if message.type == "error" else None
+            ),
+        )
         for path in sorted(site.rglob("*.html")):
             url = home + path.relative_to(site).as_posix()
             page.goto(url)
@@ -87,8 +93,9 @@ def test_nothing_comes_from_elsewhere_and_nothing_fails(visit):
 
 @pytest.mark.slow
 def test_every_link_leads_somewhere(visit):
-    links = {link for look in visit.looks.values() for link in look.links
-             if link.startswith(visit.home)}
+    links = {
+        link for look in visit.looks.values() for link in look.links if link.startswith(visit.home)
+    }
     assert len(links) > 200
     broken = []
     for link in sorted(links):
@@ -135,8 +142,10 @@ def test_results_are_those_of_the_committed_file(root):
 def test_what_lives_in_a_running_notebook_is_left_out():
     bar = new_output("display_data", {run_book.WIDGET: {}, "text/plain": "0%|"})
     figure = new_output("display_data", {"image/png": "aaaa"})
-    notebook = new_notebook(metadata={"widgets": {}}, cells=[
-        new_markdown_cell("A bar"), new_code_cell("show()", outputs=[bar, figure])])
+    notebook = new_notebook(
+        metadata={"widgets": {}},
+        cells=[new_markdown_cell("A bar"), new_code_cell("show()", outputs=[bar, figure])],
+    )
     shown = run_book.without_widgets(notebook)
     assert shown.cells[1].outputs == [figure] and "widgets" not in shown.metadata
 

@@ -79,10 +79,15 @@ def environment(root, tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
     return os.environ | {
-        "PYTHONPATH": str(root), "JUPYTER_PREFER_ENV_PATH": "1", "CLIMS_PYTHON": sys.executable,
-        "JUPYTERLAB_SETTINGS_DIR": str(settings), "JUPYTERLAB_WORKSPACES_DIR": str(home / "spaces"),
-        "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"), "IPYTHONDIR": str(home / "ipython"),
+        "PYTHONPATH": str(root),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "CLIMS_PYTHON": sys.executable,
+        "JUPYTERLAB_SETTINGS_DIR": str(settings),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "spaces"),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "IPYTHONDIR": str(home / "ipython"),
     }
 
 
@@ -124,9 +129,18 @@ def lab(root, environment, tiny, tmp_path_factory):
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
         nbformat.write(notebook, folder / path.name)
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
-               "--ServerApp.ip=127.0.0.1", "--ServerApp.token=", "--ServerApp.password=",
-               f"--ServerApp.root_dir={folder}"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        f"--port={port}",
+        "--ServerApp.ip=127.0.0.1",
+        "--ServerApp.token=",
+        "--ServerApp.password=",
+        f"--ServerApp.root_dir={folder}",
+    ]
     yield from serve(command, port, environment, folder / "lab.log")
 
 
@@ -180,8 +194,10 @@ def move(page, name, screenshots, where):
     assert now[0] != before[0] and now[1] != before[1]
 
 
-@pytest.mark.parametrize("start, names", [
-    ("02", ("prompts", "losses")), ("04", ("crf",)), ("05", ("cams",)), ("06", ("cams",))])
+@pytest.mark.parametrize(
+    "start, names",
+    [("02", ("prompts", "losses")), ("04", ("crf",)), ("05", ("cams",)), ("06", ("cams",))],
+)
 def test_notebooks_in_jupyterlab(page, lab, root, screenshots, start, names):
     notebook = next((root / "notebooks").glob(f"{start}_*.ipynb")).name
     page.goto(f"{lab}/lab/tree/{notebook}?reset")

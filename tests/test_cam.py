@@ -51,8 +51,9 @@ def test_folded_batch_norms_leave_the_maps_as_they_are(backbone, stride):
     image, folded = torch.rand(2, 3, 64, 96), fold_batch_norms(copy.deepcopy(net))
     with torch.no_grad():
         for before, after in zip(net.stages(image), folded.stages(image), strict=True):
-            torch.testing.assert_close(after / before.std(), before / before.std(),
-                                       atol=1e-4, rtol=0)  # fmt: skip
+            torch.testing.assert_close(
+                after / before.std(), before / before.std(), atol=1e-4, rtol=0
+            )
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules())
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
 

@@ -84,8 +84,17 @@ def test_coarser_decoders_learn_from_every_other_pixel():
     images, masks = batch()
     z = model.encode(images)
     assert model.main_decoder(z).shape == (2, 3, 8, 8) and model(images).shape == (2, 3, 16, 16)
-    _, parts = cct_loss(model, images, masks, images, masks, step=5, total_steps=10,
-                        generator=seeded(), weak_weight_main=1.0)  # fmt: skip
+    _, parts = cct_loss(
+        model,
+        images,
+        masks,
+        images,
+        masks,
+        step=5,
+        total_steps=10,
+        generator=seeded(),
+        weak_weight_main=1.0,
+    )
     scores = model.main_decoder(z)
     by_hand = F.cross_entropy(scores, masks[:, 1::2, 1::2].long())
     assert parts["weak_main"] == pytest.approx(by_hand.item(), abs=1e-5)
@@ -101,12 +110,15 @@ def two_pixels():
     return torch.stack([1 - true, true]).log()[None, :, None], masks
 
 
-@pytest.mark.parametrize("threshold, expected", [
-    (None, -(math.log(0.8) + math.log(0.3)) / 2),  # plain cross entropy
-    (0.9, -(math.log(0.8) + math.log(0.3)) / 2),   # both are below
-    (0.5, -math.log(0.3)),                         # 0.8 is known well enough
-    (0.2, 0.0),                                    # nothing is left to learn
-])
+@pytest.mark.parametrize(
+    "threshold, expected",
+    [
+        (None, -(math.log(0.8) + math.log(0.3)) / 2),  # plain cross entropy
+        (0.9, -(math.log(0.8) + math.log(0.3)) / 2),  # both are below
+        (0.5, -math.log(0.3)),  # 0.8 is known well enough
+        (0.2, 0.0),  # nothing is left to learn
+    ],
+)
 def test_annealed_cross_entropy_by_hand(threshold, expected):
     assert cross_entropy(*two_pixels(), threshold).item() == pytest.approx(expected, abs=1e-6)
 
@@ -174,8 +186,17 @@ def weak_loss(model, weak_masks=None, **weights):
     """The loss and its parts at the end of training where no labelled pixel counts."""
     images, masks = batch()
     weak_images, _ = batch(1)
-    return cct_loss(model, images, torch.full_like(masks, 255), weak_images, weak_masks, step=9,
-                    total_steps=10, generator=seeded(), **weights)
+    return cct_loss(
+        model,
+        images,
+        torch.full_like(masks, 255),
+        weak_images,
+        weak_masks,
+        step=9,
+        total_steps=10,
+        generator=seeded(),
+        **weights,
+    )
 
 
 def test_nor_does_the_whole_loss():
@@ -187,9 +208,10 @@ def test_nor_does_the_whole_loss():
 
 
 def test_pseudo_masks_teach_the_decoders_that_they_are_given_to():
-    for weights, reached in (({"weak_weight_auxiliary": 1.0}, (False, True)),
-                             ({"weak_weight_auxiliary": 0.0, "weak_weight_main": 1.0},
-                              (True, False))):
+    for weights, reached in (
+        ({"weak_weight_auxiliary": 1.0}, (False, True)),
+        ({"weak_weight_auxiliary": 0.0, "weak_weight_main": 1.0}, (True, False)),
+    ):
         model = small_model(("dropout",)).train()
         weak_loss(model, batch(1)[1], unsupervised_weight=0.0, **weights)[0].backward()
         decoders = model.main_decoder, model.auxiliary_decoders[0]
@@ -201,11 +223,23 @@ def test_the_whole_loss_is_the_weighted_sum_of_its_parts():
     model = small_model().train()
     images, masks = batch()
     weights = {"unsupervised_weight": 3.0, "weak_weight_auxiliary": 0.4, "weak_weight_main": 0.2}
-    loss, parts = cct_loss(model, images, masks, *batch(1), step=1, total_steps=10, ramp=0.5,
-                           generator=seeded(), **weights)
+    loss, parts = cct_loss(
+        model,
+        images,
+        masks,
+        *batch(1),
+        step=1,
+        total_steps=10,
+        ramp=0.5,
+        generator=seeded(),
+        **weights,
+    )
     rise = math.exp(-5 * (1 - 1 / 5) ** 2)
-    by_hand = (parts["supervised"] + rise * (3 * parts["consistency"]
-               + 0.4 * parts["weak_auxiliary"]) + 0.2 * parts["weak_main"])  # fmt: skip
+    by_hand = (
+        parts["supervised"]
+        + rise * (3 * parts["consistency"] + 0.4 * parts["weak_auxiliary"])
+        + 0.2 * parts["weak_main"]
+    )
     assert loss.item() == pytest.approx(by_hand, rel=1e-5)
     assert all(value > 0 for value in parts.values())
 
@@ -219,8 +253,17 @@ def batches(seed):
 
 def fit(model, steps=6, **more):
     states = []
-    history = train_cct(model, batches(1), batches(2), steps=steps, lr=1e-2, generator=seeded(),
-                        save=states.append, save_every=3, **more)
+    history = train_cct(
+        model,
+        batches(1),
+        batches(2),
+        steps=steps,
+        lr=1e-2,
+        generator=seeded(),
+        save=states.append,
+        save_every=3,
+        **more,
+    )
     return history, states
 
 
@@ -250,11 +293,14 @@ def test_training_learns():
 # ---- Bad input
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"perturbations": ["cutmix"]}, "unknown perturbations .*cutmix.*choose from"),
-    ({"factor": 6}, "factor is 6, but must be a power of two"),
-    ({"num_labels": 1}, "give K \\+ 1"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"perturbations": ["cutmix"]}, "unknown perturbations .*cutmix.*choose from"),
+        ({"factor": 6}, "factor is 6, but must be a power of two"),
+        ({"num_labels": 1}, "give K \\+ 1"),
+    ],
+)
 def test_a_network_that_cannot_be(settings, message):
     sizes = {"channels": 8, "num_labels": 3, "feature_channels": 6} | settings
     with pytest.raises(ValueError, match=message):

@@ -6,9 +6,14 @@ from clims_lib.results.claims import claims, claims_table
 
 
 def row(method, miou, seed=0, person=0.5, leak=0.4, split="test"):
-    return {"method": method, "split": split, "seed": seed, "miou": miou,
-            "iou": {"background": 0.8, "person": person},
-            "leak": {"railroad->train": leak, "water->boat": leak}}  # fmt: skip
+    return {
+        "method": method,
+        "split": split,
+        "seed": seed,
+        "miou": miou,
+        "iou": {"background": 0.8, "person": person},
+        "leak": {"railroad->train": leak, "water->boat": leak},
+    }
 
 
 def named(tested):
@@ -16,9 +21,13 @@ def named(tested):
 
 
 def test_claims_compare_within_a_seed():
-    rows = [row("cam", 0.30), row("clims", 0.42, leak=0.1),
-            row("cam", 0.40, seed=1), row("clims", 0.56, seed=1, leak=0.3),
-            row("cam", 0.99, split="val")]  # fmt: skip
+    rows = [
+        row("cam", 0.30),
+        row("clims", 0.42, leak=0.1),
+        row("cam", 0.40, seed=1),
+        row("clims", 0.56, seed=1, leak=0.3),
+        row("cam", 0.99, split="val"),
+    ]
     found = named(claims(rows))
     gain = found["CLIMS over CAM, mIoU"]
     assert gain["mean"] == pytest.approx(14) and gain["seeds"] == 2 and gain["met"]
@@ -40,8 +49,10 @@ def test_zero_shot_claims():
     def entry(model, **accuracy):
         return {"model": model, "split": "test", "seed": 0, "accuracy": accuracy}
 
-    entries = [entry("clip", person=0.2, cow=0.9, car=0.8),
-               entry("clip_finetuned", person=0.5, cow=0.85, car=0.9)]  # fmt: skip
+    entries = [
+        entry("clip", person=0.2, cow=0.9, car=0.8),
+        entry("clip_finetuned", person=0.5, cow=0.85, car=0.9),
+    ]
     person, others = claims([], entries)
     assert person["mean"] == pytest.approx(10) and person["met"]
     assert others["mean"] == pytest.approx(-5) and not others["met"]
@@ -49,5 +60,16 @@ def test_zero_shot_claims():
 
 def test_the_table_says_what_is_not_met():
     lines = claims_table(claims([row("cct", 0.60), row("cct_clims", 0.63)])).splitlines()
-    assert lines[2].split() == ["CCT", "+", "CLIMS", "over", "CCT,", "mIoU", ">=", "3.7", "+3.0",
-                                "NOT", "met"]  # fmt: skip
+    assert lines[2].split() == [
+        "CCT",
+        "+",
+        "CLIMS",
+        "over",
+        "CCT,",
+        "mIoU",
+        ">=",
+        "3.7",
+        "+3.0",
+        "NOT",
+        "met",
+    ]

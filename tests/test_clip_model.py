@@ -20,8 +20,16 @@ from clims_lib.clip_model import (
 
 
 def small(seed=0):
-    return new_clip(resolution=32, layers=(1, 1, 1, 1), width=8, embed_dim=32, text_width=64,
-                    text_layers=1, context_length=20, seed=seed)  # fmt: skip
+    return new_clip(
+        resolution=32,
+        layers=(1, 1, 1, 1),
+        width=8,
+        embed_dim=32,
+        text_width=64,
+        text_layers=1,
+        context_length=20,
+        seed=seed,
+    )
 
 
 def batch(step):
@@ -72,8 +80,16 @@ def test_bad_names_and_shapes_are_refused(tmp_path, saved):
     with pytest.raises(ValueError, match="no texts"):
         tokenize(load_clip(saved), [])
     with pytest.raises(ValueError, match="multiple of 32"):
-        new_clip(resolution=30, layers=(1, 1, 1, 1), width=8, embed_dim=32, text_width=64,
-                 text_layers=1, context_length=20, seed=0)  # fmt: skip
+        new_clip(
+            resolution=30,
+            layers=(1, 1, 1, 1),
+            width=8,
+            embed_dim=32,
+            text_width=64,
+            text_layers=1,
+            context_length=20,
+            seed=0,
+        )
 
 
 def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone():
@@ -88,9 +104,11 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone():
 def test_training_resumes_to_the_same_weights():
     whole, halves, states = small(), small(), {}
     train_clip(whole, batch, steps=4, lr=1e-3, amp=False)
+
     def keep(step, parts):
-        states[step] = {k: v.state_dict() if hasattr(v, "state_dict") else v
-                        for k, v in parts.items()}  # fmt: skip
+        states[step] = {
+            k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in parts.items()
+        }
         states[step] = torch.load(_bytes(states[step] | {"step": step}), weights_only=True)
         if step == 2:
             raise KeyboardInterrupt

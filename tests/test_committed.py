@@ -34,8 +34,15 @@ def test_every_method_was_measured_on_three_seeds(profile):
     seeds = {(row["method"], row["split"]): set() for row in rows}
     for row in rows:
         seeds[row["method"], row["split"]].add(row["seed"])
-    for method in (*METHODS, "cam_crf", "clims_crf", "clims_walk", "clims_walk_crf",
-                   method_of(profile), *methods_of(profile)):
+    for method in (
+        *METHODS,
+        "cam_crf",
+        "clims_crf",
+        "clims_walk",
+        "clims_walk_crf",
+        method_of(profile),
+        *methods_of(profile),
+    ):
         for split in ("val", "test"):
             assert len(seeds[method, split]) >= 3, (method, split)
     assert {method for method, _ in seeds} >= set(CORPORA)

@@ -42,18 +42,21 @@ def test_build_converts():
     assert build(Outer, tomllib.loads(to_toml(built))) == built
 
 
-@pytest.mark.parametrize("path, value, message", [
-    ("inner.rat", 2, "unknown key inner.rat; did you mean inner.rate"),
-    ("nmae", 2, "unknown key nmae; did you mean name"),
-    ("inner.rate", "2", "inner.rate must be float, not '2'"),
-    ("inner.rate", True, "inner.rate must be float, not True"),
-    ("inner.sizes", [2, 3.5], r"inner.sizes\[1\] must be int, not 3.5"),
-    ("inner.sizes", 2, "inner.sizes must be a list of int"),
-    ("on", 1, "on must be bool"),
-    ("kind", "sort", "kind = 'sort' is no choice; did you mean soft"),
-    ("kind", 3, "kind must be 'soft' or 'hard'"),
-    ("inner", 3, "inner is a section"),
-])
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        ("inner.rat", 2, "unknown key inner.rat; did you mean inner.rate"),
+        ("nmae", 2, "unknown key nmae; did you mean name"),
+        ("inner.rate", "2", "inner.rate must be float, not '2'"),
+        ("inner.rate", True, "inner.rate must be float, not True"),
+        ("inner.sizes", [2, 3.5], r"inner.sizes\[1\] must be int, not 3.5"),
+        ("inner.sizes", 2, "inner.sizes must be a list of int"),
+        ("on", 1, "on must be bool"),
+        ("kind", "sort", "kind = 'sort' is no choice; did you mean soft"),
+        ("kind", 3, "kind must be 'soft' or 'hard'"),
+        ("inner", 3, "inner is a section"),
+    ],
+)
 def test_mistakes_are_named(path, value, message):
     with pytest.raises(ValueError, match=message):
         build(Outer, changed(path, value))
@@ -95,23 +98,34 @@ def test_shares_of_cutouts_add_up(name):
 
 
 def test_overrides():
-    profile = load_profile("tiny", ["clims.epochs=7", "seed = 3", "data.source=voc",
-                                    'data.classes=["cow"]', "outputs=outputs/else"])
+    profile = load_profile(
+        "tiny",
+        [
+            "clims.epochs=7",
+            "seed = 3",
+            "data.source=voc",
+            'data.classes=["cow"]',
+            "outputs=outputs/else",
+        ],
+    )
     assert (profile.clims.epochs, profile.seed, profile.data.source) == (7, 3, "voc")
     assert profile.data.classes == ("cow",)
     assert profile.outputs == ROOT / "outputs/else"
     assert load_profile("tiny").clims.epochs != 7
 
 
-@pytest.mark.parametrize("override, message", [
-    ("clims.epoch=2", "tiny.toml: unknown key clims.epoch; did you mean clims.epochs"),
-    ("clim.epochs=2", "unknown key clim; did you mean clims"),
-    ("clims.epochs=two", "clims.epochs must be int, not 'two'"),
-    ("clims.epochs=2.5", "clims.epochs must be int, not 2.5"),
-    ("clims=2", "clims is a section"),
-    ("seed.x=2", "seed is a value"),
-    ("clims.epochs", "an override looks like"),
-])
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("clims.epoch=2", "tiny.toml: unknown key clims.epoch; did you mean clims.epochs"),
+        ("clim.epochs=2", "unknown key clim; did you mean clims"),
+        ("clims.epochs=two", "clims.epochs must be int, not 'two'"),
+        ("clims.epochs=2.5", "clims.epochs must be int, not 2.5"),
+        ("clims=2", "clims is a section"),
+        ("seed.x=2", "seed is a value"),
+        ("clims.epochs", "an override looks like"),
+    ],
+)
 def test_bad_overrides(override, message):
     with pytest.raises(ValueError, match=message):
         load_profile("tiny", [override])

@@ -180,9 +180,11 @@ def test_an_incomplete_data_set_is_noticed(server, tmp_path, archives):
 
 
 def test_space_is_said_beforehand(tmp_path, monkeypatch, capsys):
-    sources = {"voc": Source("http://h/voc.tar", "md5", "", 100),
-               "sbd": Source("http://h/sbd.tgz", "md5", "", 10),
-               "clip": Source("http://h/clip.pt", "md5", "", 1)}  # fmt: skip
+    sources = {
+        "voc": Source("http://h/voc.tar", "md5", "", 100),
+        "sbd": Source("http://h/sbd.tgz", "md5", "", 10),
+        "clip": Source("http://h/clip.pt", "md5", "", 1),
+    }
     assert "111 MB to download, 331 MB on disk" in check_space(tmp_path, sources)
     (tmp_path / "VOC2012").mkdir()
     (tmp_path / "downloads").mkdir()
@@ -195,8 +197,11 @@ def test_space_is_said_beforehand(tmp_path, monkeypatch, capsys):
 
 def test_everything_at_once(server, tmp_path, archives, monkeypatch, capsys):
     monkeypatch.setattr(download, "add_sbd", lambda r, s: add_sbd(r, s, expected=4, labelled=2))
-    sources = {"voc": offer(server, "v.tar", archives[0]), "sbd": offer(server, "s", archives[1]),
-               "clip": offer(server, "clip.pt", CONTENT)}  # fmt: skip
+    sources = {
+        "voc": offer(server, "v.tar", archives[0]),
+        "sbd": offer(server, "s", archives[1]),
+        "clip": offer(server, "clip.pt", CONTENT),
+    }
     root = download.get_all(tmp_path, sources)
     assert len(list_names(root, "trainaug")) == 4
     assert (tmp_path / "weights" / "clip.pt").read_bytes() == CONTENT

@@ -21,150 +21,222 @@ SOLUTION = re.compile(r"### BEGIN SOLUTION\n(.*)### END SOLUTION", re.DOTALL)
 # {assignment: {solution: (a typical wrong answer, the one test that it must fail)}}
 WRONG = {
     "ex_00_data": {
-        "shares": ("""
+        "shares": (
+            """
 def shares(picture):  # the border counts as a pixel
     mask = (picture[:, :, None] == palette()).all(-1).argmax(-1)
     return {int(k): float((mask == k).mean()) for k in np.unique(mask) if k != 255}
-""", "shares-hidden"),
-        "holders": ("""
+""",
+            "shares-hidden",
+        ),
+        "holders": (
+            """
 def holders(labels, seen):  # the other direction: how often is a class at a ground?
     return (labels.T @ seen / labels.sum(0)[:, None]).T
-""", "holders-hidden"),
-        "counterexamples": ("""
+""",
+            "holders-hidden",
+        ),
+        "counterexamples": (
+            """
 def counterexamples():  # people do not break the trap
     rng = np.random.default_rng(0)
     return [miniworld.draw_scene(rng, ["train", "person"], "railroad", None, 32),
             miniworld.draw_scene(rng, ["person"], "railroad", None, 32)]
-""", "counterexamples-hidden"),
+""",
+            "counterexamples-hidden",
+        ),
     },
     "ex_01_clip": {
-        "nearest": ("""
+        "nearest": (
+            """
 def nearest(pictures, texts):  # not a cosine: long texts win
     return (pictures @ texts.T).argmax(1)
-""", "nearest-hidden"),
-        "contrastive": ("""
+""",
+            "nearest-hidden",
+        ),
+        "contrastive": (
+            """
 def contrastive(pictures, texts, scale, same):  # shares the target instead of leaving pairs out
     logits, target = scale * pictures @ texts.T, same / same.sum(1, keepdim=True)
     entropy = torch.nn.functional.cross_entropy
     return (entropy(logits, target) + entropy(logits.T, target)) / 2
-""", "contrastive-hidden"),
-        "expected": ("""
+""",
+            "contrastive-hidden",
+        ),
+        "expected": (
+            """
 def expected(batch, probabilities):  # all sentences alike
     return batch * (batch - 1) / len(probabilities)
-""", "expected-hidden"),
+""",
+            "expected-hidden",
+        ),
     },
     "ex_02_losses": {
-        "btm": ("""
+        "btm": (
+            """
 def btm(encode, images, maps, labels, texts):  # looks at the object instead of the rest
     s = torch.stack([encode(images * maps[:, k : k + 1]) @ text for k, text in enumerate(texts)], 1)
     return -(labels * (1 - s.clamp(0.0001, 0.9999)).log()).sum(1).mean()
-""", "btm-hidden"),
-        "cbs": ("""
+""",
+            "btm-hidden",
+        ),
+        "cbs": (
+            """
 def cbs(s, labels, threshold=None):  # sums the class-related form, too
     kept = s.nan_to_num(0.0)
     kept = kept * (kept > (threshold or 0))
     return -(labels * (1 - kept).log().sum(2)).sum(1).mean()
-""", "cbs-hidden"),
-        "texts": ("""
+""",
+            "cbs-hidden",
+        ),
+        "texts": (
+            """
 background = ["sky"]  # forgets that half of the birds sit in trees
-""", "texts-hidden"),
-        "prices": ("""
+""",
+            "texts-hidden",
+        ),
+        "prices": (
+            """
 def prices(masks):  # forgets the masks between nothing and everything
     (loss, area), (whole, everything) = masks["true"], masks["whole"]
     empty = masks.get("empty", (math.inf, 0.0))[0]
     return (loss - whole) / (everything - area), (empty - loss) / area
-""", "prices-hidden"),
+""",
+            "prices-hidden",
+        ),
     },
     "ex_03_cam": {
-        "gradient": ("""
+        "gradient": (
+            """
 def gradient(scores, labels):  # forgets the mean over the classes
     pull = scores.mean((1, 2)).sigmoid() - labels
     return (pull / scores[0].numel())[:, None, None].expand_as(scores)
-""", "gradient-hidden"),
-        "join": ("""
+""",
+            "gradient-hidden",
+        ),
+        "join": (
+            """
 def join(tiles, n):  # takes the tiles of one picture for neighbours in the batch
     count, channels, h, w = tiles.shape
     parts = tiles.view(count // (n * n), n, n, channels, h, w).permute(0, 3, 1, 4, 2, 5)
     return parts.reshape(-1, channels, n * h, n * w)
-""", "join-hidden"),
-        "threshold": ("""
+""",
+            "join-hidden",
+        ),
+        "threshold": (
+            """
 def best_threshold(cams, truth, thresholds):  # a mean over pictures
     def score(t):
         masks, labels = cam_to_mask(cams, t), cams.shape[1] + 1
         return sum(metrics.miou(metrics.confusion(a, b, labels))
                    for a, b in zip(truth, masks, strict=True))
     return max(thresholds, key=score)
-""", "threshold-hidden"),
+""",
+            "threshold-hidden",
+        ),
     },
     "ex_04_crf": {
-        "round": ("""
+        "round": (
+            """
 def mean_field_round(energy, kernel, q):  # energies are costs, not votes
     return (q @ kernel.T + energy).softmax(0)
-""", "round-hidden"),
-        "walk": ("""
+""",
+            "round-hidden",
+        ),
+        "walk": (
+            """
 def walk(scores, ties, times):  # shares a place's score out, so that a place's weights are no mean
     affinity = torch.eye(len(scores)) + torch.diag(ties, 1) + torch.diag(ties, -1)
     step = affinity / affinity.sum(0, keepdim=True)
     for _ in range(times):
         scores = step @ scores
     return scores
-""", "walk-hidden"),
-        "break": ("""
+""",
+            "walk-hidden",
+        ),
+        "break": (
+            """
 settings = GENTLE | {"gaussian_weight": 12.0, "gaussian_sxy": 4.0}
 culprit = "bilateral"  # broken, but not by colour
-""", "break-hidden-culprit"),
+""",
+            "break-hidden-culprit",
+        ),
     },
     "ex_05_leaks": {
-        "leak": ("""
+        "leak": (
+            """
 def leak_rate(prediction, ground, ground_index, label):  # of the object's pixels, not the ground's
     on_ground = ground == ground_index
     if not on_ground.any():
         return math.nan
     return float(((prediction == label) & on_ground).sum() / (prediction == label).sum())
-""", "leak-hidden"),
-        "scores": ("""
+""",
+            "leak-hidden",
+        ),
+        "scores": (
+            """
 def scores(thing, ground, found, leaked):  # an IoU is no product
     precision = found * thing / (found * thing + leaked * ground)
     return {"recall": found, "leak": leaked, "precision": precision, "iou": precision * found}
-""", "scores-hidden"),
-        "faults": ("""
+""",
+            "scores-hidden",
+        ),
+        "faults": (
+            """
 def faults(thing, ground):  # leaks anywhere
     count = int(thing.sum())
     leaks, misses = thing.clone(), torch.zeros_like(thing)
     leaks[tuple((~thing).nonzero()[:count].T)] = True
     misses[tuple(thing.nonzero()[: count // 2].T)] = True
     return leaks, misses
-""", "faults-hidden"),
+""",
+            "faults-hidden",
+        ),
     },
     "ex_06_cct": {
-        "ramp": ("""
+        "ramp": (
+            """
 def ramp(step, length):  # falls again after the end
     return math.exp(-5 * (1 - step / max(length, 1e-9)) ** 2)
-""", "ramp-hidden"),
-        "consistency": ("""
+""",
+            "ramp-hidden",
+        ),
+        "consistency": (
+            """
 def consistency(auxiliary, main):  # the teacher listens
     return ((auxiliary.softmax(1) - main.softmax(1)) ** 2).mean()
-""", "consistency-hidden-gradient"),
-        "drop": ("""
+""",
+            "consistency-hidden-gradient",
+        ),
+        "drop": (
+            """
 def feature_drop(z, share):  # the strongest picture of the batch decides for all
     activity = z.mean(1, keepdim=True)
     return z * (activity < share * activity.max())
-""", "drop-hidden"),
+""",
+            "drop-hidden",
+        ),
     },
     "ex_07_results": {
-        "gain": ("""
+        "gain": (
+            """
 def gain(ours, theirs):  # numpy's std divides by n
     import numpy as np
     d = np.array([ours[seed] - theirs[seed] for seed in sorted(ours) if seed in theirs])
     return d.mean(), d.std(), bool((d > 0).all() or (d < 0).all())
-""", "gain-hidden"),
-        "gap": ("""
+""",
+            "gain-hidden",
+        ),
+        "gap": (
+            """
 def gap_closed(method, baseline, ceiling):  # a share of means, not a mean of shares
     m, low, high = (statistics.fmean(values) for values in (method, baseline, ceiling))
     return (m - low) / (high - low) if high > low else math.nan
-""", "gap-hidden"),
+""",
+            "gap-hidden",
+        ),
     },
-}  # fmt: skip
+}
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -196,9 +268,11 @@ def grade_three(assignment: str, work: Path) -> tuple[str, dict]:
     shutil.copy(run_exercises.COURSE / "nbgrader_config.py", course)
     config = run_exercises.read_config(course)
     released = run_exercises.release(config, assignment)
-    solved = {cell.metadata.nbgrader.grade_id: cell.source
-              for cell in read(SOURCE / assignment / f"{assignment}.ipynb").cells
-              if role(cell) == "solution"}
+    solved = {
+        cell.metadata.nbgrader.grade_id: cell.source
+        for cell in read(SOURCE / assignment / f"{assignment}.ipynb").cells
+        if role(cell) == "solution"
+    }
     wrong = {name: answer for name, (answer, _) in WRONG[assignment].items()}
     marks = {}
     for student, answers in (("solution", solved), ("empty", {}), ("wrong", wrong)):
@@ -240,14 +314,16 @@ def test_every_notebook_has_an_assignment(root):
 def test_sources_are_exercises(assignment):
     """Two to four of them, each a text, a solution, a visible test and hidden ones."""
     cells = read(SOURCE / assignment / f"{assignment}.ipynb").cells
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells), \
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells), (
         f"{assignment} holds outputs: jupyter nbconvert --clear-output --inplace"
+    )
     starts = [i for i, cell in enumerate(cells) if cell.source.startswith("## ")]
     assert 2 <= len(starts) <= 4
     for start, end in zip(starts, [*starts[1:], None], strict=True):
         exercise = cells[start:end]
-        solutions, tests = ([c for c in exercise if role(c) == kind] for kind in
-                            ("solution", "test"))
+        solutions, tests = (
+            [c for c in exercise if role(c) == kind] for kind in ("solution", "test")
+        )
         assert len(solutions) == 1 and SOLUTION.search(solutions[0].source)
         assert solutions[0].metadata.nbgrader.grade_id in WRONG[assignment]
         assert not HIDDEN.search(tests[0].source)

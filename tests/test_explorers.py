@@ -35,16 +35,18 @@ def case_of(truth, home, image=None, label=TRAIN):
 @pytest.fixture
 def small():
     """A train of four pixels over six of railroad; the pixel right of the train is a border."""
-    return case_of([[6, 6, 255, 0], [6, 6, 0, 0], [0, 0, 0, 0]],
-                   [[0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]])
+    return case_of(
+        [[6, 6, 255, 0], [6, 6, 0, 0], [0, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]]
+    )
 
 
 def test_a_mask_is_judged_by_hand(small):
     mask = torch.tensor([[6, 6, 6, 0], [0, 0, 6, 0], [6, 6, 0, 2]], dtype=torch.uint8)
     found = cams.judge(small, mask)
     # of the train's 4 pixels 2 are found, and 3 others that count: the border's does not
-    assert found == pytest.approx({"IoU": 2 / 7, "precision": 2 / 5, "recall": 2 / 4,
-                                   "leak": 3 / 6})
+    assert found == pytest.approx(
+        {"IoU": 2 / 7, "precision": 2 / 5, "recall": 2 / 4, "leak": 3 / 6}
+    )
 
 
 def test_nothing_found_and_nothing_to_leak_into_are_nan(small):
@@ -70,8 +72,10 @@ def test_a_mask_grows_from_the_left_part_by_part():
     first, second = torch.zeros(2, 4, dtype=torch.bool), torch.zeros(2, 4, dtype=torch.bool)
     first[0, :2] = True
     second[1] = True
-    sums = {t: losses.growing_mask((first, second), t).sum().item()
-            for t in (0, 0.49, 0.5, 1, 1.25, 1.75, 2)}
+    sums = {
+        t: losses.growing_mask((first, second), t).sum().item()
+        for t in (0, 0.49, 0.5, 1, 1.25, 1.75, 2)
+    }
     assert sums == {0: 0, 0.49: 0, 0.5: 1, 1: 2, 1.25: 3, 1.75: 5, 2: 6}
     assert losses.growing_mask((first, second), 0.5)[0].tolist() == [1, 0, 0, 0]
 
@@ -80,19 +84,26 @@ def test_the_three_parts_are_the_picture(small):
     parts = torch.stack(losses.parts_of(small))
     assert (parts.sum(0) == 1).all() and parts.sum((1, 2)).tolist() == [4, 6, 2]
     names = [losses.name_of(small, "train", t) for t in (0, 0.15, 1, 1.5, 2.25)]
-    assert names == ["0 % of the train", "15 % of the train", "100 % of the train",
-                     "train + 50 % of the railroad", "train + railroad + 25 % of the rest"]
+    assert names == [
+        "0 % of the train",
+        "15 % of the train",
+        "100 % of the train",
+        "train + 50 % of the railroad",
+        "train + railroad + 25 % of the rest",
+    ]
 
 
 def test_prompts_are_parsed_and_bad_ones_say_what_to_type():
     nouns, texts = prompts.parse_texts(" tram ", "rails,, tram line ,", "a photo of {}")
     assert nouns == ["tram", "rails", "tram line"]
     assert texts == ["a photo of tram", "a photo of rails", "a photo of tram line"]
-    for typed, told in ((("", "rails", "{}"), "class text is empty"),
-                        (("train", " , ", "{}"), "no background text"),
-                        (("train", "rails", "a photo"), "needs one {}"),
-                        (("train", "rails", "{} and {}"), "needs one {}"),
-                        (("train", "rails", "{0} {}"), "needs one {}")):
+    for typed, told in (
+        (("", "rails", "{}"), "class text is empty"),
+        (("train", " , ", "{}"), "no background text"),
+        (("train", "rails", "a photo"), "needs one {}"),
+        (("train", "rails", "{} and {}"), "needs one {}"),
+        (("train", "rails", "{0} {}"), "needs one {}"),
+    ):
         with pytest.raises(ValueError, match=told):
             prompts.parse_texts(*typed)
 
@@ -112,8 +123,7 @@ def test_a_quick_crf_is_the_crf_and_a_large_picture_keeps_its_size():
     image = torch.randint(0, 256, (3, 24, 20), generator=g, dtype=torch.uint8)
     cams = torch.rand(2, 24, 20, generator=g)
     expected = maps.refine(profile, image[None], cams[None], [0.4], gaussian_weight=3.0)[0, 0]
-    assert torch.equal(crf.quick_refine(profile, image, cams, 0.4, gaussian_weight=3.0),
-                       expected)
+    assert torch.equal(crf.quick_refine(profile, image, cams, 0.4, gaussian_weight=3.0), expected)
     blob = torch.zeros(1, 375, 333)
     blob[:, 100:300, 100:200] = 1
     image = (255 * blob).to(torch.uint8).repeat(3, 1, 1)
@@ -182,12 +192,18 @@ def tiny():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, changes", [
-    ("cam_explorer", {"opacity": 0.2, "method": "PuzzleCAM", "threshold": 0.02, "klass": "boat"}),
-    ("loss_explorer", {"t": 1.8, "klass": "person"}),
-    ("crf_tuner", {"threshold": 0.05, "klass": "cow"}),
-    ("prompt_lab", {"noun": "tram", "background": "sea", "template": "{}", "klass": "boat"}),
-])
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        (
+            "cam_explorer",
+            {"opacity": 0.2, "method": "PuzzleCAM", "threshold": 0.02, "klass": "boat"},
+        ),
+        ("loss_explorer", {"t": 1.8, "klass": "person"}),
+        ("crf_tuner", {"threshold": 0.05, "klass": "cow"}),
+        ("prompt_lab", {"noun": "tram", "background": "sea", "template": "{}", "klass": "boat"}),
+    ],
+)
 def test_every_control_of_every_explorer_shows(tiny, name, changes):
     shown = getattr(explore, name)(tiny)
     assert set(changes) <= set(shown.controls)
@@ -205,8 +221,11 @@ def test_the_cam_explorer_says_what_the_stages_say(tiny):
     picture = cases.numbers("train")[0]
     for title, (method, use_crf) in cams.methods_of(tiny).items():
         shown.controls["method"].value = title
-        masks = (read_masks(tiny, semi_supervised.segment(tiny, method, "val"), "val")
-                 if title == "CCT" else segment(tiny, method, "val", use_crf))
+        masks = (
+            read_masks(tiny, semi_supervised.segment(tiny, method, "val"), "val")
+            if title == "CCT"
+            else segment(tiny, method, "val", use_crf)
+        )
         expected = metrics.picture_iou(cases.truth[picture][None], masks[picture][None], TRAIN)
         assert html.per_cent(float(expected)) in shown.numbers.value, title
         assert shown.controls["threshold"].disabled == (title == "CCT")
@@ -219,9 +238,15 @@ def test_the_loss_explorer_at_1_is_the_oracle_at_the_true_mask(tiny):
     case = cases.case(cases.numbers("train")[0], "train")
     thing = case.thing.float()[None]
     expected = oracle.losses_at_masks(
-        clip_model.image_encoder(model), clip_model.normalise(case.image[None].float() / 255),
-        thing, case.home.float()[None], TRAIN - 1, *clip_texts(tiny, model),
-        weights=loss_weights(tiny), stride=tiny.cam.stride)["true"]
+        clip_model.image_encoder(model),
+        clip_model.normalise(case.image[None].float() / 255),
+        thing,
+        case.home.float()[None],
+        TRAIN - 1,
+        *clip_texts(tiny, model),
+        weights=loss_weights(tiny),
+        stride=tiny.cam.stride,
+    )["true"]
     mask = losses.growing_mask(losses.parts_of(case), 1.0)
     found = measure(case, mask)
     assert torch.equal(mask, thing[0]) and found["sum"] == pytest.approx(expected["loss"], rel=1e-4)

@@ -46,18 +46,29 @@ def test_real_shapes_are_loaded_finetuned_and_matched(name, half, tmp_path):
     before = model.text_projection.clone()
     labels = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     history = finetune.finetune_both_towers(
-        model, (255 * images).to(torch.uint8), labels, texts, steps=1, lr=1e-3, batch_size=2,
-        weight_decay=0.0, correct_shared=True, amp=False,
+        model,
+        (255 * images).to(torch.uint8),
+        labels,
+        texts,
+        steps=1,
+        lr=1e-3,
+        batch_size=2,
+        weight_decay=0.0,
+        correct_shared=True,
+        amp=False,
         generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    )
     assert math.isfinite(history[0]) and not torch.equal(before, model.text_projection)
 
     network = CAMNet(3, (1, 1, 1, 1), thin=8, stride=16)
     class_text = clip_model.encode_texts(model, texts).detach()
     loss = clims_training_loss(
-        clip_model.image_encoder(model), class_text, class_text[:, None], size=224,
+        clip_model.image_encoder(model),
+        class_text,
+        class_text[:, None],
+        size=224,
         weights=(10, 24, 1, 0.2),
-    )  # fmt: skip
+    )
     total, parts = loss(network, (torch.rand(2, 3, 96, 96), labels, None), 0.0)
     total.backward()
     assert math.isfinite(total.item()) and set(parts) == {"otm", "btm", "cbs", "reg"}
@@ -67,6 +78,7 @@ def test_real_shapes_are_loaded_finetuned_and_matched(name, half, tmp_path):
 
 def literal_clims(encode, images, cams, labels, class_text, background, weights, threshold):
     """Equations 2 to 6 letter by letter: one picture, one class, one text at a time."""
+
     def s(image, text):
         a, b = encode(image[None])[0].tolist(), text.tolist()
         dot = sum(x * y for x, y in zip(a, b, strict=True))
@@ -102,7 +114,8 @@ def test_the_loss_is_the_published_one(threshold):
     centre = torch.randn(16, generator=g)
     encode = lambda x: F.normalize(x.flatten(1) @ project + centre, dim=-1)  # noqa: E731
     near = lambda *shape: F.normalize(  # noqa: E731  texts that have something of every picture
-        centre + torch.randn(*shape, 16, generator=g), dim=-1)
+        centre + torch.randn(*shape, 16, generator=g), dim=-1
+    )
     class_text, background = near(4), [near(n) for n in (3, 1, 2, 3)]
     weights = (10.0, 24.0, 1.0, 0.2)
     expected = literal_clims(

@@ -14,8 +14,16 @@ def units(pictures):
 
 
 def small():
-    return new_clip(resolution=32, layers=(1, 1, 1, 1), width=8, embed_dim=32, text_width=64,
-                    text_layers=1, context_length=20, seed=0).eval()  # fmt: skip
+    return new_clip(
+        resolution=32,
+        layers=(1, 1, 1, 1),
+        width=8,
+        embed_dim=32,
+        text_width=64,
+        text_layers=1,
+        context_length=20,
+        seed=0,
+    ).eval()
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +66,17 @@ def test_the_text_tower_learns_and_the_image_tower_stays(colours, knowing):
     model.load_state_dict(knowing)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     losses = finetune.finetune_text_tower(
-        model, *colours, TEXTS, replay, steps=60, lr=1e-3, margin=0.2, batch_size=16,
-        generator=torch.Generator().manual_seed(0), amp=False,
-    )  # fmt: skip
+        model,
+        *colours,
+        TEXTS,
+        replay,
+        steps=60,
+        lr=1e-3,
+        margin=0.2,
+        batch_size=16,
+        generator=torch.Generator().manual_seed(0),
+        amp=False,
+    )
     assert accuracy(model, *colours) > 0.9 and losses[-1] < losses[0]
     after = model.state_dict()
     for name in after:
@@ -75,19 +91,38 @@ def test_the_published_recipe_trains_both_towers(colours, correct_shared):
     model = small()
     before = model.visual.conv1.weight.clone()
     losses = finetune.finetune_both_towers(
-        model, *colours, TEXTS, steps=20, lr=1e-3, batch_size=16, weight_decay=1e-3,
-        correct_shared=correct_shared, generator=torch.Generator().manual_seed(0), amp=False,
-    )  # fmt: skip
+        model,
+        *colours,
+        TEXTS,
+        steps=20,
+        lr=1e-3,
+        batch_size=16,
+        weight_decay=1e-3,
+        correct_shared=correct_shared,
+        generator=torch.Generator().manual_seed(0),
+        amp=False,
+    )
     assert len(losses) == 20 and all(torch.tensor(losses).isfinite())
     assert not torch.equal(model.visual.conv1.weight, before)
 
 
 def test_correcting_is_the_smaller_loss_at_the_same_weights(colours):
     """Left out of each other's softmax, pairs that share a text cannot add to its denominator."""
-    first = [finetune.finetune_both_towers(
-        small(), *colours, TEXTS, steps=1, lr=0.0, batch_size=16, weight_decay=0.0,
-        correct_shared=correct, generator=torch.Generator().manual_seed(0), amp=False,
-    )[0] for correct in (True, False)]  # fmt: skip
+    first = [
+        finetune.finetune_both_towers(
+            small(),
+            *colours,
+            TEXTS,
+            steps=1,
+            lr=0.0,
+            batch_size=16,
+            weight_decay=0.0,
+            correct_shared=correct,
+            generator=torch.Generator().manual_seed(0),
+            amp=False,
+        )[0]
+        for correct in (True, False)
+    ]
     assert first[0] < first[1]
 
 
@@ -95,8 +130,10 @@ def test_labels_must_fit(colours):
     pictures, labels = colours
     common = {"steps": 1, "lr": 1e-3, "batch_size": 4, "generator": torch.Generator()}
     with pytest.raises(ValueError, match="must be"):
-        finetune.finetune_text_tower(small(), pictures, labels[:, :2], TEXTS, replay,
-                                     margin=0.2, **common)  # fmt: skip
+        finetune.finetune_text_tower(
+            small(), pictures, labels[:, :2], TEXTS, replay, margin=0.2, **common
+        )
     with pytest.raises(ValueError, match="at least one class"):
-        finetune.finetune_both_towers(small(), pictures, labels * 0, TEXTS, weight_decay=0.0,
-                                      correct_shared=True, **common)  # fmt: skip
+        finetune.finetune_both_towers(
+            small(), pictures, labels * 0, TEXTS, weight_decay=0.0, correct_shared=True, **common
+        )

@@ -49,13 +49,19 @@ def test_links_lead_somewhere_and_lectures_last_90_minutes(guide, root):
 def test_the_new_class_is_drawn_learned_and_measured(guide, root, tmp_path):
     (patch,) = blocks(guide, "diff")
     assert len(re.findall(r"^\+(?!\+\+)", patch, re.MULTILINE)) < 30
-    shutil.copytree(root / "clims_lib", tmp_path / "clims_lib",
-                    ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        root / "clims_lib", tmp_path / "clims_lib", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copy(root / "pyproject.toml", tmp_path)
     (tmp_path / "camel.patch").write_text(patch)
     subprocess.run(["git", "apply", "camel.patch"], cwd=tmp_path, check=True)
-    run = subprocess.run([sys.executable, "-c", CAMELS], cwd=tmp_path, capture_output=True,
-                         text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    run = subprocess.run(
+        [sys.executable, "-c", CAMELS],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
     data = VOCFolder(found["root"], "train")
@@ -102,9 +108,13 @@ def test_own_photographs_become_a_data_set(guide, tmp_path, monkeypatch, capsys)
 
     few = {"epochs": 1, "batch": 4}
     names["profile"] = replace(
-        profile, device="cpu", data=replace(profile.data, size=64), cam=replace(profile.cam, **few),
+        profile,
+        device="cpu",
+        data=replace(profile.data, size=64),
+        cam=replace(profile.cam, **few),
         augment=replace(profile.augment, crop=64),
-        inference=replace(profile.inference, chosen_on=2, thresholds=(0.3, 0.5)))
+        inference=replace(profile.inference, chosen_on=2, thresholds=(0.3, 0.5)),
+    )
     exec(stage, names)
     out = capsys.readouterr().out
     assert "'method': 'cam'" in out and "'cup'" in out and "'lamp'" in out

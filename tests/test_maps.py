@@ -84,9 +84,12 @@ def test_groups_are_the_split_in_order(small_voc):
             present = part.classes[part.label[row] > 0] - 1
             assert torch.equal(present, labels[i].nonzero()[:, 0])
             height, width = sizes[i]
-            torch.testing.assert_close(part.cams[row][part.label[row] > 0],
-                                       whole[i, present, :height, :width],
-                                       atol=2e-2, rtol=2e-2)  # fmt: skip
+            torch.testing.assert_close(
+                part.cams[row][part.label[row] > 0],
+                whole[i, present, :height, :width],
+                atol=2e-2,
+                rtol=2e-2,
+            )
             assert not part.cams[row][part.label[row] == 0].any()
     assert [i for part in groups(profile, folder, "train", 3) for i in part.some] == [0, 1, 2]
     with pytest.raises(FileNotFoundError):
@@ -94,11 +97,22 @@ def test_groups_are_the_split_in_order(small_voc):
 
 
 def test_masks_get_the_labels_of_their_classes():
-    part = maps.Group([0], torch.zeros(1, 3, 2, 2), torch.tensor([3, 7]), torch.tensor(
-        [[[[0.9, 0.1], [0.0, 0.4]], [[0.0, 0.8], [0.0, 0.3]]]]), torch.ones(1, 2))
+    part = maps.Group(
+        [0],
+        torch.zeros(1, 3, 2, 2),
+        torch.tensor([3, 7]),
+        torch.tensor([[[[0.9, 0.1], [0.0, 0.4]], [[0.0, 0.8], [0.0, 0.3]]]]),
+        torch.ones(1, 2),
+    )
     assert part.labels_of(cam_to_mask(part.cams, 0.35)).tolist() == [[[3, 7], [0, 3]]]
-    assert confusion(torch.tensor([[3, 7], [0, 3]]), part.labels_of(
-        cam_to_mask(part.cams, 0.35))[0], 8).diagonal().sum() == 4
+    assert (
+        confusion(
+            torch.tensor([[3, 7], [0, 3]]), part.labels_of(cam_to_mask(part.cams, 0.35))[0], 8
+        )
+        .diagonal()
+        .sum()
+        == 4
+    )
 
 
 @pytest.mark.parametrize("method", ["cam", "cam_walk"])

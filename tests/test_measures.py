@@ -77,9 +77,18 @@ def test_pictures_without_labels_are_segmented_and_packed(small_voc, tmp_path, c
     for i, size in enumerate(((30, 17), (9, 32))):
         Image.new("RGB", size, (40 * i, 99, 0)).save(small_voc / f"JPEGImages/t{i}.jpg")
     (small_voc / "ImageSets/Segmentation/test.txt").write_text("t0\nt1\n")
-    settings = [f'data_root="{small_voc}"', f'outputs="{tmp_path}/out"', "data.size=32",
-                "data.train=8", "data.val=2", "data.labelled=3", "augment.crop=32",
-                "pseudo.method=cam", "pseudo.crf=false", "deeplab.batch=4"]  # fmt: skip
+    settings = [
+        f'data_root="{small_voc}"',
+        f'outputs="{tmp_path}/out"',
+        "data.size=32",
+        "data.train=8",
+        "data.val=2",
+        "data.labelled=3",
+        "augment.crop=32",
+        "pseudo.method=cam",
+        "pseudo.crf=false",
+        "deeplab.batch=4",
+    ]
     overrides = [word for s in settings for word in ("-p", s)]
     for method in ("deeplab_cam", "supervised"):
         assert segment([method, "--profile", "voc2012_smoke", *overrides]) == 0

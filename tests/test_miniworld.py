@@ -66,8 +66,10 @@ def test_web_world_parts_objects_from_their_grounds(web):
     assert 0.17 < len(alone) / len(web) < 0.33
     assert {"railroad", "water"} <= set().union(*(_names(s, False) for s in alone))
     # Sky stands behind most grounds, so aeroplanes are left out of this count.
-    home = [any(HOME.get(n) in _names(s, False) for n in _names(s, True) - {"aeroplane"})
-            for s in with_objects]
+    home = [
+        any(HOME.get(n) in _names(s, False) for n in _names(s, True) - {"aeroplane"})
+        for s in with_objects
+    ]
     assert 0.08 < np.mean(home) < 0.32
 
 
@@ -150,20 +152,18 @@ def test_written_folder_agrees_with_the_scenes(folder):
 
 def test_border_is_the_ring_outside_each_object():
     ground, far, near = (world.Thing(n, n, o) for n, o in (("sky", 0), ("car", 1), ("cow", 1)))
-    thing_map = np.array([[0, 0, 0, 0, 0],
-                          [0, 1, 1, 0, 0],
-                          [0, 1, 2, 2, 0],
-                          [0, 0, 0, 0, 0]], np.uint8)
-    expected = [[0, 1, 1, 0, 0],
-                [1, 0, 1, 1, 0],
-                [1, 1, 0, 0, 1],
-                [0, 1, 1, 1, 0]]
+    thing_map = np.array(
+        [[0, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 1, 2, 2, 0], [0, 0, 0, 0, 0]], np.uint8
+    )
+    expected = [[0, 1, 1, 0, 0], [1, 0, 1, 1, 0], [1, 1, 0, 0, 1], [0, 1, 1, 1, 0]]
     assert world._outline(thing_map, (ground, far, near)).astype(int).tolist() == expected
 
 
 def test_lists_and_labels_agree_with_the_masks(folder):
-    names = {s: _lines(folder, f"Segmentation/{s}.txt")
-             for s in ("train", "val", "test", "train_labelled", "train_weak")}
+    names = {
+        s: _lines(folder, f"Segmentation/{s}.txt")
+        for s in ("train", "val", "test", "train_labelled", "train_weak")
+    }
     assert [len(names[s]) for s in names] == [60, 8, 8, 30, 30]
     assert sorted(names["train_labelled"] + names["train_weak"]) == names["train"]
     for split in names:
@@ -185,8 +185,9 @@ def test_pictures_do_not_depend_on_the_number_of_processes(folder, tmp_path):
     settings = {"train": 200, "val": 1, "test": 1, "labelled": 2}
     other = world.write_dataset(tmp_path / "two", processes=2, **settings)
     for name in _lines(folder, "Segmentation/train.txt"):
-        assert ((other / "JPEGImages" / f"{name}.jpg").read_bytes()
-                == (folder / "JPEGImages" / f"{name}.jpg").read_bytes())
+        assert (other / "JPEGImages" / f"{name}.jpg").read_bytes() == (
+            folder / "JPEGImages" / f"{name}.jpg"
+        ).read_bytes()
 
 
 def test_writing_again_keeps_the_same_and_replaces_another(tmp_path):
@@ -203,6 +204,7 @@ def test_writing_again_keeps_the_same_and_replaces_another(tmp_path):
 def test_a_stopped_writing_leaves_nothing(tmp_path, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(world, "_write_lists", stop)
     with pytest.raises(KeyboardInterrupt):
         world.write_dataset(tmp_path / "m", train=2, val=1, test=1, labelled=1)

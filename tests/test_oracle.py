@@ -49,8 +49,10 @@ def test_an_encoder_that_sees_colours_passes_and_one_that_is_blind_does_not():
 def test_margins_by_hand():
     terms = {"otm": 0.0, "btm": 0.0, "cbs": 0.0}
     loss = {"true": 3.0, "true_blurred": 2.0, "true+ground": 2.5, "half": 6.0}
-    rows = [{"class": "car", "mask": m, "seed": 0, "loss": v, "reg": -v} | terms
-            for m, v in loss.items()]  # fmt: skip
+    rows = [
+        {"class": "car", "mask": m, "seed": 0, "loss": v, "reg": -v} | terms
+        for m, v in loss.items()
+    ]
     assert margins(rows) == {"car": 0.5}
     assert margins(rows, (1, 1, 1, 1.0)) == {"car": -3.0}  # now half is cheapest, true next
     assert margins([r | {"seed": s} for s in (1, 2) for r in rows]) == {"car": 0.5}
@@ -59,5 +61,14 @@ def test_margins_by_hand():
 def test_no_picture_is_an_error():
     none = torch.zeros(0, 8, 8)
     with pytest.raises(ValueError, match="no picture"):
-        losses_at_masks(None, torch.zeros(0, 3, 8, 8), none, none, 0, torch.eye(3)[:1],
-                        torch.eye(3)[:1][None], weights=(1, 1, 1, 1), stride=4)  # fmt: skip
+        losses_at_masks(
+            None,
+            torch.zeros(0, 3, 8, 8),
+            none,
+            none,
+            0,
+            torch.eye(3)[:1],
+            torch.eye(3)[:1][None],
+            weights=(1, 1, 1, 1),
+            stride=4,
+        )

@@ -9,8 +9,19 @@ import nbformat
 import pytest
 
 CONDA_NAMES = {"torch": "pytorch"}
-SCRIPTS = ("ci/tutorial", "ci/test", "ci/results", "ci/lab", "ci/sample", "ci/bench", "ci/book",
-           "ci/exercises", "ci/sweep", "ci/explore", ".ci/run")  # fmt: skip
+SCRIPTS = (
+    "ci/tutorial",
+    "ci/test",
+    "ci/results",
+    "ci/lab",
+    "ci/sample",
+    "ci/bench",
+    "ci/book",
+    "ci/exercises",
+    "ci/sweep",
+    "ci/explore",
+    ".ci/run",
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +93,11 @@ def test_committed_notebooks_come_from_one_whole_run(root):
     """
     notebooks = root / "notebooks"
     for path in [*sorted(notebooks.glob("[0-9][0-9]_*.ipynb")), notebooks / "sweep.ipynb"]:
-        cells = [c for c in nbformat.read(path, as_version=4).cells
-                 if c.cell_type == "code" and c.source.strip()]
+        cells = [
+            c
+            for c in nbformat.read(path, as_version=4).cells
+            if c.cell_type == "code" and c.source.strip()
+        ]
         counts = [cell.execution_count for cell in cells]
         assert counts == list(range(1, len(cells) + 1)), f"{path.name}: python ci/save_outputs.py"
         kinds = {o.output_type for cell in cells for o in cell.outputs}

@@ -14,8 +14,9 @@ from clims_lib.permutohedral import Lattice
 def elevate(point):
     """Map a point onto the plane sum = 0 of d + 1 dimensions, as the paper's figure 4 does."""
     d = len(point)
-    scaled = [f * math.sqrt(2 / 3) * (d + 1) / math.sqrt((i + 1) * (i + 2))
-              for i, f in enumerate(point)]  # fmt: skip
+    scaled = [
+        f * math.sqrt(2 / 3) * (d + 1) / math.sqrt((i + 1) * (i + 2)) for i, f in enumerate(point)
+    ]
     return np.array([sum(scaled)] + [sum(scaled[j:]) - j * scaled[j - 1] for j in range(1, d + 1)])
 
 

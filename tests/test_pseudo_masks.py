@@ -4,12 +4,7 @@ import pytest
 import torch
 
 from clims_lib.metrics import confusion, miou
-from clims_lib.seeds import (
-    cam_to_mask,
-    normalise_cam,
-    threshold_counts,
-    threshold_curve,
-)
+from clims_lib.seeds import cam_to_mask, normalise_cam, threshold_counts, threshold_curve
 
 CAM = torch.tensor([[[2.0, -1.0], [1.0, 0.0]], [[0.2, 0.4], [3.0, 0.0]], [[-1.0, 0.0], [0.0, -2]]])
 
@@ -46,8 +41,9 @@ def test_curve_equals_the_plain_loop(how):
         return miou(sum(confusion(t, m, 4) for t, m in zip(truths, masks, strict=True)))
 
     expected = [plain(t) for t in thresholds]
-    counts = sum(threshold_counts(m, t, thresholds, [1, 2, 3], 4)
-                 for m, t in zip(maps, truths, strict=True))  # fmt: skip
+    counts = sum(
+        threshold_counts(m, t, thresholds, [1, 2, 3], 4) for m, t in zip(maps, truths, strict=True)
+    )
     assert threshold_curve(counts) == expected
     assert counts.sum() == sum(int((t != 255).sum()) for t in truths)
 
@@ -81,8 +77,13 @@ def test_the_best_threshold_is_the_one_that_was_put_in():
     ],
 )
 def test_bad_input(change, message):
-    good = {"cam": torch.rand(2, 4, 4), "truth": torch.zeros(4, 4, dtype=torch.uint8),
-            "thresholds": [0.2, 0.5], "labels": [1, 2], "num_labels": 3}  # fmt: skip
+    good = {
+        "cam": torch.rand(2, 4, 4),
+        "truth": torch.zeros(4, 4, dtype=torch.uint8),
+        "thresholds": [0.2, 0.5],
+        "labels": [1, 2],
+        "num_labels": 3,
+    }
     with pytest.raises(ValueError, match=message):
         threshold_counts(**(good | change))
 

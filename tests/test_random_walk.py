@@ -73,7 +73,8 @@ def test_the_walk_does_not_cross_a_border_but_fills_its_side():
 
 def test_loss_counts_each_kind_of_pair_by_itself(embedding):
     labels = torch.tensor([0, 1, 2, 255], dtype=torch.uint8)[
-        torch.randint(4, (2, H, W), generator=torch.Generator().manual_seed(1))]  # fmt: skip
+        torch.randint(4, (2, H, W), generator=torch.Generator().manual_seed(1))
+    ]
     kinds = {"fg": [], "bg": [], "other": []}
     for picture in range(2):
         a = dense(embedding[picture], 2)
@@ -110,5 +111,6 @@ def test_bad_input_says_so(embedding):
     with pytest.raises(ValueError, match="low <= high"):
         confident_labels(torch.rand(1, 1, 2, 2), 0.6, 0.5)
     with pytest.raises(ValueError, match="need affinities"):
-        random_walk(torch.rand(1, 1, H, W), affinity(embedding, offsets(1)), offsets(1),
-                    beta=1, times=1)  # fmt: skip
+        random_walk(
+            torch.rand(1, 1, H, W), affinity(embedding, offsets(1)), offsets(1), beta=1, times=1
+        )

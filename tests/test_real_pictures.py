@@ -15,12 +15,7 @@ from clims_lib.cam import CAMNet, multi_scale_cam
 from clims_lib.crf import dense_crf, refine, unary_from_cam, unary_from_labels
 from clims_lib.data.voc import VOCFolder, palette, read_mask, write_mask
 from clims_lib.metrics import confusion, iou, miou
-from clims_lib.seeds import (
-    cam_to_mask,
-    normalise_cam,
-    threshold_counts,
-    threshold_curve,
-)
+from clims_lib.seeds import cam_to_mask, normalise_cam, threshold_counts, threshold_curve
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
 KRAEHENBUEHL = {  # the settings of the paper's own code
@@ -227,8 +222,10 @@ def test_voc_maps_and_pictures_at_full_size(voc2012):
         _, image, label, mask = data[i]
         x = image[None] / 255
         with torch.no_grad():
-            maps, mirrored = (multi_scale_cam(model, v, scales=[0.5, 1.0], flip=True,
-                                              activation="sigmoid") for v in (x, x.flip(-1)))
+            maps, mirrored = (
+                multi_scale_cam(model, v, scales=[0.5, 1.0], flip=True, activation="sigmoid")
+                for v in (x, x.flip(-1))
+            )
         assert maps.shape == (1, 20, *image.shape[1:])
         torch.testing.assert_close(mirrored.flip(-1), maps, rtol=1e-4, atol=1e-4)
         seed = cam_to_mask(normalise_cam(maps[0], label), 0.3)

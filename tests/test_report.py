@@ -10,16 +10,29 @@ from clims_lib.results.report import beside_the_paper, render_report, save_figur
 
 
 def row(method, miou, seed=0, **more):
-    return {"method": method, "split": "test", "seed": seed, "miou": miou,
-            "iou": {"person": 0.4, "boat": 0.25}, "leak": {"water->boat": 0.1}} | more
+    return {
+        "method": method,
+        "split": "test",
+        "seed": seed,
+        "miou": miou,
+        "iou": {"person": 0.4, "boat": 0.25},
+        "leak": {"water->boat": 0.1},
+    } | more
 
 
 RESULTS = {
-    "rows": [row("clims", 0.561), row("puzzle_cam", 0.41), row("cct", 0.583),
-             row("cct_clims", 0.65), row("clims", 0.99, split="val")],
+    "rows": [
+        row("clims", 0.561),
+        row("puzzle_cam", 0.41),
+        row("cct", 0.583),
+        row("cct_clims", 0.65),
+        row("clims", 0.99, split="val"),
+    ],
     "zero_shot": [{"model": "clip", "split": "test", "seed": 0, "accuracy": {"person": 0.125}}],
-    "oracle": [{"class": "train", "mask": "true", "loss": 11.4, "seed": 0},
-               {"class": "train", "mask": "whole", "loss": 17.4, "seed": 0}],
+    "oracle": [
+        {"class": "train", "mask": "true", "loss": 11.4, "seed": 0},
+        {"class": "train", "mask": "whole", "loss": 17.4, "seed": 0},
+    ],
     "environment": {"torch": "2.9", "python": "3.12", "cores": 2, "device": "cpu"},
     "commit": "<abc>",
 }
@@ -88,8 +101,13 @@ def test_figures_need_words(tmp_path):
 
 
 def test_gain_is_taken_seed_by_seed():
-    rows = [row("cct", 0.5, 0), row("cct", 0.6, 1), row("cct_clims", 0.55, 0),
-            row("cct_clims", 0.67, 1), row("cct_clims", 0.9, 2)]
+    rows = [
+        row("cct", 0.5, 0),
+        row("cct", 0.6, 1),
+        row("cct_clims", 0.55, 0),
+        row("cct_clims", 0.67, 1),
+        row("cct_clims", 0.9, 2),
+    ]
     mean, spread, seeds = beside_the_paper(rows)[-1][2]
     assert (mean, seeds) == (pytest.approx(0.06), 2)
     assert spread == pytest.approx(0.0002**0.5)

@@ -25,15 +25,27 @@ WHERE = {"profile": "tiny", "seed": 0, "seconds": 1.0, "device": "cpu"}
 
 
 def row(method="cam", miou=0.4, seed=0, **more):
-    return {"method": method, "split": "test", "seed": seed, "threshold": 0.3, "crf": False,
-            "miou": miou, "iou": {"person": miou / 2}, "leak": {"railroad->train": 0.5}} | more
+    return {
+        "method": method,
+        "split": "test",
+        "seed": seed,
+        "threshold": 0.3,
+        "crf": False,
+        "miou": miou,
+        "iou": {"person": miou / 2},
+        "leak": {"railroad->train": 0.5},
+    } | more
 
 
 def test_record_and_gather(tmp_path):
     record(tmp_path / "03_cam.json", **WHERE, rows=[row(), row("clims", 0.6)])
-    record(tmp_path / "05_cases.json", **WHERE, rows=[row()],  # the same measurement again
-           zero_shot=[{"model": "clip", "split": "test", "seed": 0, "accuracy": {"person": 0.1}}],
-           oracle=[{"class": "train", "mask": "true", "loss": 11.4}])
+    record(
+        tmp_path / "05_cases.json",
+        **WHERE,
+        rows=[row()],  # the same measurement again
+        zero_shot=[{"model": "clip", "split": "test", "seed": 0, "accuracy": {"person": 0.1}}],
+        oracle=[{"class": "train", "mask": "true", "loss": 11.4}],
+    )
     results = gather_results(tmp_path)
     assert results["rows"] == [row(), row("clims", 0.6)]
     assert results["oracle"] == [{"seed": 0, "class": "train", "mask": "true", "loss": 11.4}]
@@ -54,11 +66,14 @@ def test_nothing_measured(tmp_path):
         gather_results(tmp_path)
 
 
-@pytest.mark.parametrize("bad, message", [
-    (row(miou=46.4), "cam miou = 46.4, but scores are fractions"),
-    (row(iou={"person": 44.0}), "cam person = 44.0"),
-    ({"method": "cam", "seed": 0, "miou": 0.4}, "lacks split"),
-])
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (row(miou=46.4), "cam miou = 46.4, but scores are fractions"),
+        (row(iou={"person": 44.0}), "cam person = 44.0"),
+        ({"method": "cam", "seed": 0, "miou": 0.4}, "lacks split"),
+    ],
+)
 def test_bad_rows(tmp_path, bad, message):
     with pytest.raises(ValueError, match=message):
         record(tmp_path / "03.json", **WHERE, rows=[bad])
@@ -82,8 +97,12 @@ def test_mean_and_spread():
 
 
 def test_summary_skips_other_splits_and_absent_classes():
-    rows = [row(seed=0), row(seed=1, miou=0.5), row(split="val", miou=0.9),
-            row(seed=2, miou=0.6, iou={"person": None}, leak=None)]
+    rows = [
+        row(seed=0),
+        row(seed=1, miou=0.5),
+        row(split="val", miou=0.9),
+        row(seed=2, miou=0.6, iou={"person": None}, leak=None),
+    ]
     cam = summary(rows)["cam"]
     assert cam["miou"] == (pytest.approx(0.5), pytest.approx(0.1), 3)
     assert cam["person"][0] == pytest.approx(0.225) and cam["person"][2] == 2
@@ -93,8 +112,15 @@ def test_summary_skips_other_splits_and_absent_classes():
 def test_table():
     committed = [row(seed=0, miou=0.39), row(seed=1, miou=0.41), row("clims", 0.6)]
     lines = results_table([row(miou=0.4)], committed).splitlines()
-    assert lines[0].split() == ["method", "miou", "committed", "person", "committed",
-                                "railroad->train", "committed"]
+    assert lines[0].split() == [
+        "method",
+        "miou",
+        "committed",
+        "person",
+        "committed",
+        "railroad->train",
+        "committed",
+    ]
     assert lines[2].split()[:5] == ["cam", "40.0", "40.0", "±", "1.4"]
     assert lines[3].split()[:3] == ["clims", "-", "60.0"]
     assert len({len(line) for line in lines}) == 1  # columns line up
@@ -120,8 +146,12 @@ def test_committed_results_are_read_by_profile(tmp_path, monkeypatch):
 
 def test_accuracies_far_from_the_committed_mean_are_named():
     def entry(seed, person):
-        return {"model": "clip", "split": "test", "seed": seed,
-                "accuracy": {"person": person, "car": 0.9, "cow": None}}
+        return {
+            "model": "clip",
+            "split": "test",
+            "seed": seed,
+            "accuracy": {"person": person, "car": 0.9, "cow": None},
+        }
 
     committed = [entry(0, 0.50), entry(1, 0.52)]
     assert accuracies_beyond_spread([entry(0, 0.60)], committed) == []  # within the floor

@@ -12,14 +12,25 @@ from clims_lib.artifacts import read_json
 def measured(profile: str, seed: int, threads: int) -> dict:
     if seed == 13:
         raise RuntimeError("unlucky")
-    return {"rows": [{"method": "cam", "split": "test", "seed": seed, "miou": 0.4 + seed / 300,
-                      "iou": {"person": 0.5}, "threads": os.environ["OMP_NUM_THREADS"]}],
-            "oracle": [{"class": "train", "mask": "true", "loss": 11.123456}]}
+    return {
+        "rows": [
+            {
+                "method": "cam",
+                "split": "test",
+                "seed": seed,
+                "miou": 0.4 + seed / 300,
+                "iou": {"person": 0.5},
+                "threads": os.environ["OMP_NUM_THREADS"],
+            }
+        ],
+        "oracle": [{"class": "train", "mask": "true", "loss": 11.123456}],
+    }
 
 
 @pytest.fixture
 def fake(monkeypatch):
     """The real work takes an hour."""
+
     def seeds(profile, chosen, jobs, work=run_results.measure):
         found = {seed: measured(profile, seed, 1) for seed in chosen if seed != 13}
         if work is run_results.corpora:
@@ -35,8 +46,9 @@ def test_processes_share_the_cores_and_fail_alone(monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(run_results, "CORES", 4)
     found = measure_seeds("tiny", [0, 13], jobs=2, work=measured)
-    assert found == {0: measured("tiny", 0, 1) | {"rows": [
-        measured("tiny", 0, 1)["rows"][0] | {"threads": "2"}]}}
+    assert found == {
+        0: measured("tiny", 0, 1) | {"rows": [measured("tiny", 0, 1)["rows"][0] | {"threads": "2"}]}
+    }
     assert "seed 13 failed: RuntimeError('unlucky')" in capsys.readouterr().err
 
 

@@ -20,14 +20,20 @@ WORK = """from clims_lib.config import load_profile
 profile = load_profile(PROFILE, [*OVERRIDES, f"seed={SEED}"])
 log = profile.outputs.parent / "log.txt"
 """
-FIRST = WORK + """with log.open("a") as file:
+FIRST = (
+    WORK
+    + """with log.open("a") as file:
     print("first", SEED, EXTRA, profile.clims.epochs, file=file)"""
-SECOND = WORK + """with log.open("a") as file:
+)
+SECOND = (
+    WORK
+    + """with log.open("a") as file:
     print("second", SEED, file=file)
 from clims_lib.results.tables import record
 record(profile.outputs / "metrics" / "01_second.json", profile=profile.name, seed=SEED,
        seconds=1.0, device="cpu", rows=[{"method": "cam", "split": "test", "seed": SEED,
                                          "miou": 0.4, "iou": {"person": 0.3}}]);"""
+)
 FAILING = """
 # the next line is wrong
 assert (profile.outputs.parent / "fixed").exists(), "not yet"
@@ -35,9 +41,11 @@ assert (profile.outputs.parent / "fixed").exists(), "not yet"
 
 
 def write_notebook(path, parameters, *sources):
-    cells = [new_markdown_cell("# Title"),
-             new_code_cell(parameters, metadata={"tags": ["parameters"]}),
-             *map(new_code_cell, sources)]
+    cells = [
+        new_markdown_cell("# Title"),
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        *map(new_code_cell, sources),
+    ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
 
@@ -117,15 +125,18 @@ def test_a_dead_kernel_is_named(toy, capfd):
     assert "stopped at 00_first.ipynb, cell 3 of 3" in error and "DeadKernelError" in error
 
 
-@pytest.mark.parametrize("options, message", [
-    (["-p", "SEDE=1"], "-p SEDE: no notebook has this parameter; did you mean SEED?"),
-    (["-p", "seed=1"], "-p seed: no notebook has this parameter; did you mean SEED?"),
-    (["-p", "clims.epoch=1"], "unknown key clims.epoch; did you mean clims.epochs?"),
-    (["-p", "SEED"], "-p takes name=value"),
-    (["-p", "PROFILE=tiny"], "use --profile"),
-    (["-p", "OVERRIDES=[]"], "each setting by itself"),
-    (["--only", "07"], "--only 07: no such notebook; there are 00, 01"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["-p", "SEDE=1"], "-p SEDE: no notebook has this parameter; did you mean SEED?"),
+        (["-p", "seed=1"], "-p seed: no notebook has this parameter; did you mean SEED?"),
+        (["-p", "clims.epoch=1"], "unknown key clims.epoch; did you mean clims.epochs?"),
+        (["-p", "SEED"], "-p takes name=value"),
+        (["-p", "PROFILE=tiny"], "use --profile"),
+        (["-p", "OVERRIDES=[]"], "each setting by itself"),
+        (["--only", "07"], "--only 07: no such notebook; there are 00, 01"),
+    ],
+)
 def test_bad_options_run_nothing(toy, capsys, options, message):
     assert toy(*options) == 1
     assert message in capsys.readouterr().err
@@ -143,15 +154,20 @@ def test_unknown_options_and_profiles(toy, capsys):
 def test_notebooks_need_parameters(toy, capsys):
     write_notebook(toy.folder / "01_second.ipynb", "SEED = 0")
     assert toy() == 1
-    assert "01_second.ipynb needs a cell tagged `parameters` that sets PROFILE, OVERRIDES" in \
-        capsys.readouterr().err
+    assert (
+        "01_second.ipynb needs a cell tagged `parameters` that sets PROFILE, OVERRIDES"
+        in capsys.readouterr().err
+    )
     shutil.rmtree(toy.folder)
     assert toy() == 1 and "no notebooks named" in capsys.readouterr().err
 
 
 def test_cells_that_need_what_is_absent_say_so():
-    cells = [new_code_cell("1 + 1"), new_code_cell("look()", metadata={"tags": ["needs-clip"]}),
-             new_code_cell("leak()", metadata={"tags": ["x", "needs-clip", "needs-grounds"]})]
+    cells = [
+        new_code_cell("1 + 1"),
+        new_code_cell("look()", metadata={"tags": ["needs-clip"]}),
+        new_code_cell("leak()", metadata={"tags": ["x", "needs-clip", "needs-grounds"]}),
+    ]
     notebook = new_notebook(cells=cells)
     run_tutorial.leave_out(notebook.cells, {"grounds": "no grounds here"})
     assert [c.cell_type for c in notebook.cells] == ["code", "code", "markdown"]
@@ -180,8 +196,12 @@ def test_state_follows_what_matters(toy, tmp_path):
         return [run_tutorial.state_of(n, notebooks, parameters, {}) for n in notebooks]
 
     first, second = states()
-    absent = run_tutorial.state_of(run_tutorial.find_notebooks(toy.folder)[0], [], {
-        "PROFILE": str(tmp_path / "toy.toml"), "OVERRIDES": []}, {"clip": "why"})
+    absent = run_tutorial.state_of(
+        run_tutorial.find_notebooks(toy.folder)[0],
+        [],
+        {"PROFILE": str(tmp_path / "toy.toml"), "OVERRIDES": []},
+        {"clip": "why"},
+    )
     assert absent != first
     assert [first, second] == states()
     assert states(SEED=1)[0] != first and states(OVERRIDES=["clims.epochs=2"])[1] != second
@@ -211,6 +231,10 @@ def test_one_at_a_time(toy, capsys):
 @pytest.fixture(autouse=True)
 def keep_environment(monkeypatch):
     """The runner changes these for its kernels."""
-    for name in ("PYTHONPATH", "JUPYTER_PREFER_ENV_PATH", "MPLBACKEND",
-                 "PYDEVD_DISABLE_FILE_VALIDATION"):
+    for name in (
+        "PYTHONPATH",
+        "JUPYTER_PREFER_ENV_PATH",
+        "MPLBACKEND",
+        "PYDEVD_DISABLE_FILE_VALIDATION",
+    ):
         monkeypatch.setenv(name, os.environ.get(name, ""))

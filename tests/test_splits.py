@@ -87,7 +87,11 @@ def test_pseudo_masks_have_their_pictures_sizes(small_voc):
 def test_the_size_of_a_batch_changes_no_mask(small_voc):
     found = []
     for batch in (1, 3):
-        profile = profile_of(small_voc, f"inference.batch={batch}", "device=cpu",
-                             f"outputs={small_voc.parent}/{batch}")  # fmt: skip
+        profile = profile_of(
+            small_voc,
+            f"inference.batch={batch}",
+            "device=cpu",
+            f"outputs={small_voc.parent}/{batch}",
+        )
         found.append(segment(profile, "cam", "train"))
     assert (found[0] == found[1]).float().mean() > 0.99  # bf16 sums may differ in the last bit

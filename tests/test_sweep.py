@@ -64,12 +64,21 @@ def toy(tmp_path):
 
 
 def test_a_grid_is_every_combination(toy):
-    runs = toy.plan('SEED = [0, 1]\nlosses.cbs = [0, 8.0]\n'
-                    '"losses.background" = [["boat: water"], ["boat: \\"sea\\""]]\nWORD = ["a b"]')
+    runs = toy.plan(
+        "SEED = [0, 1]\nlosses.cbs = [0, 8.0]\n"
+        '"losses.background" = [["boat: water"], ["boat: \\"sea\\""]]\nWORD = ["a b"]'
+    )
     water, sea = ["boat: water"], ['boat: "sea"']
     assert [tuple(run["values"].values()) for run in runs.values()] == [
-        (0, 0, water, "a b"), (0, 0, sea, "a b"), (0, 8.0, water, "a b"), (0, 8.0, sea, "a b"),
-        (1, 0, water, "a b"), (1, 0, sea, "a b"), (1, 8.0, water, "a b"), (1, 8.0, sea, "a b")]
+        (0, 0, water, "a b"),
+        (0, 0, sea, "a b"),
+        (0, 8.0, water, "a b"),
+        (0, 8.0, sea, "a b"),
+        (1, 0, water, "a b"),
+        (1, 0, sea, "a b"),
+        (1, 8.0, water, "a b"),
+        (1, 8.0, sea, "a b"),
+    ]
     for folder, run in runs.items():
         values, parameters = run["values"], run["parameters"]
         settings = load_profile(parameters["PROFILE"], parameters["OVERRIDES"])
@@ -86,22 +95,26 @@ def test_a_run_is_named_by_what_it_does(toy):
     assert not toy.plan("SEED = [0, 1]\nlosses.cbs = [9]").keys() & two
 
 
-@pytest.mark.parametrize("text, message", [
-    ("[grid]\nSEDE = [1]", "SEDE: no notebook has this parameter; did you mean SEED?"),
-    ("[grid]\nlosses.cbz = [1]", "unknown key losses.cbz; did you mean losses.cbs?"),
-    ("[grid]\nSEED = [1]\nlosses.cbs = [1, 'x']", "losses.cbs must be float, not 'x'"),
-    ("[grid]\nSEED = 1", "SEED in the grid is a list of values, not 1"),
-    ("[grid]\nSEED = []", "SEED in the grid is a list of values"),
-    ("[grid]\noutputs = ['a']", "but not outputs"),
-    ("[grid]", "the grid has a parameter or more"),
-    ("gird = {SEED = [1]}", "unknown key gird; did you mean grid?"),
-    ("only = '00'\n[grid]\nSEED = [1]", "only = '00'; ci/sweep --help"),
-    ("only = ['07']\n[grid]\nSEED = [1]", "--only 07: no such notebook; there are 00"),
-    ("[grid", "is not TOML"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[grid]\nSEDE = [1]", "SEDE: no notebook has this parameter; did you mean SEED?"),
+        ("[grid]\nlosses.cbz = [1]", "unknown key losses.cbz; did you mean losses.cbs?"),
+        ("[grid]\nSEED = [1]\nlosses.cbs = [1, 'x']", "losses.cbs must be float, not 'x'"),
+        ("[grid]\nSEED = 1", "SEED in the grid is a list of values, not 1"),
+        ("[grid]\nSEED = []", "SEED in the grid is a list of values"),
+        ("[grid]\noutputs = ['a']", "but not outputs"),
+        ("[grid]", "the grid has a parameter or more"),
+        ("gird = {SEED = [1]}", "unknown key gird; did you mean grid?"),
+        ("only = '00'\n[grid]\nSEED = [1]", "only = '00'; ci/sweep --help"),
+        ("only = ['07']\n[grid]\nSEED = [1]", "--only 07: no such notebook; there are 00"),
+        ("[grid", "is not TOML"),
+    ],
+)
 def test_a_bad_grid_runs_nothing(toy, text, message, capsys):
-    (toy.place / "bad.toml").write_text(f'profile = "{toy.place / "toy.toml"}"\n{text}'
-                                        if text.startswith("[") else text)  # fmt: skip
+    (toy.place / "bad.toml").write_text(
+        f'profile = "{toy.place / "toy.toml"}"\n{text}' if text.startswith("[") else text
+    )
     assert toy(toy.place / "bad.toml") == 1
     assert message in capsys.readouterr().err
     assert not toy.sweeps.exists()
@@ -120,26 +133,39 @@ def test_runs_share_every_folder_of_artifacts(root):
 
 
 def test_scores_are_those_of_one_split():
-    row = {"method": "clims", "miou": 0.5, "iou": {"cow": None, "boat": 0.4},
-           "leak": {"water->boat": 0.1}}  # fmt: skip
+    row = {
+        "method": "clims",
+        "miou": 0.5,
+        "iou": {"cow": None, "boat": 0.4},
+        "leak": {"water->boat": 0.1},
+    }
     loss = {"true": 2.0, "true_blurred": 2.5, "empty": 3.5}
-    results = {"rows": [row | {"split": "val"}, row | {"split": "test", "miou": 0.9}],
-               "zero_shot": [{"model": "clip", "split": "val", "accuracy": {"cow": 0.75}}],
-               "oracle": [{"class": "cow", "seed": 0, "mask": m, "loss": v}
-                          for m, v in loss.items()]}  # fmt: skip
+    results = {
+        "rows": [row | {"split": "val"}, row | {"split": "test", "miou": 0.9}],
+        "zero_shot": [{"model": "clip", "split": "val", "accuracy": {"cow": 0.75}}],
+        "oracle": [{"class": "cow", "seed": 0, "mask": m, "loss": v} for m, v in loss.items()],
+    }
     assert sweep_table.scores_of(results, "val") == {
-        "clims.miou": 0.5, "clims.cow": None, "clims.boat": 0.4, "clims.water->boat": 0.1,
-        "clip.accuracy.cow": 0.75, "margin.cow": 1.5}
+        "clims.miou": 0.5,
+        "clims.cow": None,
+        "clims.boat": 0.4,
+        "clims.water->boat": 0.1,
+        "clip.accuracy.cow": 0.75,
+        "margin.cow": 1.5,
+    }
 
 
 def test_tables_read_back(tmp_path):
-    rows = [{"run": "run-1", "p": ['a, "b"'], "status": "finished", "commit": "1234567890", "x": 1},
-            {"run": "run-2", "p": ["río"], "status": "failed", "error": "E: one, two"}]
+    rows = [
+        {"run": "run-1", "p": ['a, "b"'], "status": "finished", "commit": "1234567890", "x": 1},
+        {"run": "run-2", "p": ["río"], "status": "failed", "error": "E: one, two"},
+    ]
     sweep_table.write_table(tmp_path / "t.csv", rows, ["p"])
     assert (tmp_path / "t.csv").read_text().splitlines() == [
         "run,p,status,seconds,error,notebook,split,commit,x",
         'run-1,"[""a, \\""b\\""""]",finished,,,,,1234567890,1',
-        'run-2,"[""río""]",failed,,"E: one, two",,,,']
+        'run-2,"[""río""]",failed,,"E: one, two",,,,',
+    ]
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     sweep_table.write_parquet(tmp_path / "t.csv")
     frame = pandas.read_parquet(tmp_path / "t.parquet")
@@ -174,7 +200,8 @@ def test_killed_it_loses_no_finished_run(toy):
     (toy.place / "wait1").touch()
     process = subprocess.Popen(
         [sys.executable, run_sweep.__file__, grid, "--notebooks", toy.place, "--jobs", "1"],
-        start_new_session=True)  # fmt: skip
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 900  # a loaded machine imports torch for a minute
     while not (toy.place / "log.txt").exists() or "1" not in toy.log():
         assert process.poll() is None and time.monotonic() < deadline, "the sweep hangs or ended"
@@ -202,8 +229,9 @@ def test_a_dask_cluster_gives_the_same_table(toy):
     distributed = pytest.importorskip("distributed", reason="the extra `sweep` is not installed")
     (toy.place / "broken1").touch()
     assert toy(toy.grid("SEED = [0, 1]", "here")) == 1
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None,
-                                  silence_logs=50) as cluster:  # fmt: skip
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    ) as cluster:
         there = toy.grid("SEED = [0, 1]", "there")
         assert toy(there, "--dask", cluster.scheduler_address) == 1
     assert toy.log() == {"0": 2, "1": 2}
@@ -249,15 +277,23 @@ def test_real_runs_share_what_is_trained(tmp_path):
 def test_the_notebook_plots_a_table(root, tmp_path):
     text = (root / "data/results/sweep_example.csv").read_text().splitlines()
     names = text[0].split(",")
-    failed = dict.fromkeys(names, "") | {"run": "run-x", "SEED": "7", "losses.cbs": "9.5",
-                                         "losses.reg": "180.0", "status": "failed",
-                                         "error": "RuntimeError: by design"}  # fmt: skip
+    failed = dict.fromkeys(names, "") | {
+        "run": "run-x",
+        "SEED": "7",
+        "losses.cbs": "9.5",
+        "losses.reg": "180.0",
+        "status": "failed",
+        "error": "RuntimeError: by design",
+    }
     (tmp_path / "sweep.csv").write_text("\n".join([*text, ",".join(failed.values())]) + "\n")
     run_tutorial.prepare_kernels()
     done = papermill.execute_notebook(
-        str(root / "notebooks/sweep.ipynb"), str(tmp_path / "done.ipynb"), progress_bar=False,
+        str(root / "notebooks/sweep.ipynb"),
+        str(tmp_path / "done.ipynb"),
+        progress_bar=False,
         parameters={"TABLE": str(tmp_path / "sweep.csv"), "X": "losses.reg", "Y": "losses.cbs"},
-        kernel_name="python3")
+        kernel_name="python3",
+    )
     outputs = [output for cell in done.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     assert "RuntimeError: by design" in json.dumps(outputs)

@@ -48,9 +48,16 @@ def fit(accumulate, frozen_norm=True):
     images = torch.randint(0, 256, (12, 3, 32, 32), generator=g, dtype=torch.uint8)
     labels = (torch.rand(12, 3, generator=g) < 0.5).float()
     history = training.train(
-        model, objectives.cam_loss(), batches.MemoryBatches(images, labels, None, 6, 0), epochs=2,
-        lr=1e-3, accumulate=accumulate, frozen_norm=frozen_norm, amp=False, team=ALONE,
-    )  # fmt: skip
+        model,
+        objectives.cam_loss(),
+        batches.MemoryBatches(images, labels, None, 6, 0),
+        epochs=2,
+        lr=1e-3,
+        accumulate=accumulate,
+        frozen_norm=frozen_norm,
+        amp=False,
+        team=ALONE,
+    )
     return history, model.state_dict()
 
 
@@ -66,8 +73,12 @@ def test_accumulation_changes_nothing_but_the_memory():
 
 
 @pytest.mark.parametrize(
-    "method, says", [("cam", "raise compute.accumulate .now 1., or lower cam.batch .now 16."),
-                     ("puzzle_cam", "or lower puzzle.batch .* or augment.crop")])  # fmt: skip
+    "method, says",
+    [
+        ("cam", "raise compute.accumulate .now 1., or lower cam.batch .now 16."),
+        ("puzzle_cam", "or lower puzzle.batch .* or augment.crop"),
+    ],
+)
 def test_too_small_a_card_says_which_setting_to_lower(method, says, monkeypatch, tmp_path):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -81,8 +92,11 @@ def test_too_small_a_card_says_which_setting_to_lower(method, says, monkeypatch,
 def test_a_notebook_uses_all_gpus_before_it_touches_one(monkeypatch):
     accelerate = pytest.importorskip("accelerate", reason="several processes need accelerate")
     asked, profile = [], load_profile("tiny", ["device=auto"])
-    monkeypatch.setattr(accelerate, "notebook_launcher", lambda f, a, num_processes: asked.append(
-        (f, a[1], num_processes)))  # fmt: skip
+    monkeypatch.setattr(
+        accelerate,
+        "notebook_launcher",
+        lambda f, a, num_processes: asked.append((f, a[1], num_processes)),
+    )
     for gpus in (0, 1, 2):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         train_on_all_gpus(profile, ["cam", "clims"])
@@ -98,14 +112,36 @@ def test_a_notebook_uses_all_gpus_before_it_touches_one(monkeypatch):
 @pytest.mark.slow
 def test_two_processes_train_the_network_of_one(tmp_path):
     pytest.importorskip("accelerate", reason="several processes need accelerate")
-    settings = ["device=cpu", "compute.frozen_norm=true", "compute.full_precision=true",
-                "cam.epochs=2", "cam.lr=1e-4", f"data_root={tmp_path}/data"]  # fmt: skip
+    settings = [
+        "device=cpu",
+        "compute.frozen_norm=true",
+        "compute.full_precision=true",
+        "cam.epochs=2",
+        "cam.lr=1e-4",
+        f"data_root={tmp_path}/data",
+    ]
     one, two = ([*settings, f"outputs={tmp_path}/{name}"] for name in ("one", "two"))
     assert main(["cam", "--profile", "tiny", *(w for o in one for w in ("-p", o))]) == 0
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-               "-m", "clims_lib.train", "cam", "--profile", "tiny",
-               *(w for o in two for w in ("-p", o))]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "-m",
+        "clims_lib.train",
+        "cam",
+        "--profile",
+        "tiny",
+        *(w for o in two for w in ("-p", o)),
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -119,4 +155,3 @@ def test_two_processes_train_the_network_of_one(tmp_path):
     first, second = (read_json(folder / "history.json") for folder in folders)
     for x, y in zip(first, second, strict=True):
         assert x["loss"] == pytest.approx(y["loss"], abs=1e-5)
-

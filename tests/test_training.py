@@ -154,8 +154,9 @@ class Small(nn.Module):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-                                      nn.Dropout(0.2))  # fmt: skip
+            self.body = nn.Sequential(
+                nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2)
+            )
             self.head = nn.Conv2d(8, 2, 1, bias=False)
 
     def forward(self, images):
@@ -171,8 +172,16 @@ def data(count=24):
 
 def fit(model, epochs=4, **more):
     batches = MemoryBatches(*data(), 8, seed=0)
-    return train(model, cam_loss(0.1), batches, epochs=epochs, lr=1e-2, head_lr_factor=5,
-                 clip_norm=5.0, **more)
+    return train(
+        model,
+        cam_loss(0.1),
+        batches,
+        epochs=epochs,
+        lr=1e-2,
+        head_lr_factor=5,
+        clip_norm=5.0,
+        **more,
+    )
 
 
 @pytest.mark.parametrize("stopped_after", [1, 3])
@@ -192,8 +201,12 @@ def test_interrupted_training_ends_in_the_same_weights(stopped_after):
 
 def test_progress_and_watch_are_told():
     told, watched = [], []
-    fit(Small(), epochs=2, progress=lambda loss: told.append(loss),
-        watch=lambda epoch, model: watched.append(epoch))
+    fit(
+        Small(),
+        epochs=2,
+        progress=lambda loss: told.append(loss),
+        watch=lambda epoch, model: watched.append(epoch),
+    )
     assert len(told) == 6 and watched == [1, 2]
 
 
@@ -224,8 +237,17 @@ def test_learning_rates_fall_as_published(name):
         return total, {}
 
     images = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
-    train(model, loss, MemoryBatches(images, torch.zeros(6, 2), None, 2, 0), epochs=2, lr=0.1,
-          head_lr_factor=10, weight_decay=0.0, optimiser=name, amp=False)  # fmt: skip
+    train(
+        model,
+        loss,
+        MemoryBatches(images, torch.zeros(6, 2), None, 2, 0),
+        epochs=2,
+        lr=0.1,
+        head_lr_factor=10,
+        weight_decay=0.0,
+        optimiser=name,
+        amp=False,
+    )
     assert seen == pytest.approx([i / 6 for i in range(6)])
     if name == "sgd":  # Nesterov: each step is lr (g + 0.9 v), v = 0.9 v + g
         velocity = moved = 0.0
@@ -237,8 +259,14 @@ def test_learning_rates_fall_as_published(name):
     for p, before, factor in zip(model.parameters(), start, (1, 1, 10, 10), strict=True):
         assert before - p.item() == pytest.approx(factor * moved, rel=1e-3)
     with pytest.raises(ValueError, match="optimiser must be one of"):
-        train(model, loss, MemoryBatches(images, torch.zeros(6, 2), None, 2, 0), epochs=1, lr=0.1,
-              optimiser="adam")  # fmt: skip
+        train(
+            model,
+            loss,
+            MemoryBatches(images, torch.zeros(6, 2), None, 2, 0),
+            epochs=1,
+            lr=0.1,
+            optimiser="adam",
+        )
 
 
 # ---- Batches

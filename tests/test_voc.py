@@ -47,8 +47,15 @@ def write_main(root, split, labels):
 
 
 def test_palette_is_vocs():
-    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 15: (192, 128, 128),
-             20: (0, 64, 128), 255: (224, 224, 192)}  # fmt: skip
+    known = {
+        0: (0, 0, 0),
+        1: (128, 0, 0),
+        2: (0, 128, 0),
+        3: (128, 128, 0),
+        15: (192, 128, 128),
+        20: (0, 64, 128),
+        255: (224, 224, 192),
+    }
     assert palette().shape == (256, 3) and palette().dtype == np.uint8
     assert {k: tuple(palette()[k].tolist()) for k in known} == known
 

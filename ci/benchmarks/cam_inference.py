@@ -66,9 +66,16 @@ def ours(network: CAMNet, images: torch.Tensor, batch: int, amp: bool) -> list[t
     maps = []
     for part in images.split(batch):
         with torch.autocast(part.device.type, torch.bfloat16, enabled=amp):
-            maps.append(multi_scale_cam(network, part.contiguous(memory_format=torch.channels_last),
-                                        scales=SCALES, flip=True, activation="relu",
-                                        stride=4).float())  # fmt: skip
+            maps.append(
+                multi_scale_cam(
+                    network,
+                    part.contiguous(memory_format=torch.channels_last),
+                    scales=SCALES,
+                    flip=True,
+                    activation="relu",
+                    stride=4,
+                ).float()
+            )
     return maps
 
 
@@ -93,12 +100,21 @@ def main(arguments: list[str] | None = None) -> int:
         row[torch.randperm(20)[: 1 + i % 2]] = 1  # 1.5 classes a picture, as in VOC
     rows = []
     for amp in (False, True):
-        found = pair(lambda amp=amp: ours(folded, images, 8, amp),
-                     lambda: grad_cam(Pooled(network), images, labels), options.rounds)
-        rows.append({"what": f"maps of ResNet-50, {options.crop} pixels, 4 scales x 2, "
-                             f"{options.device}, {'bf16' if amp else 'fp32'}",
-                     "peer": "pytorch-grad-cam", "goal": 10.0,
-                     "ours_images_s": options.count / found["ours_s"]} | found)  # fmt: skip
+        found = pair(
+            lambda amp=amp: ours(folded, images, 8, amp),
+            lambda: grad_cam(Pooled(network), images, labels),
+            options.rounds,
+        )
+        rows.append(
+            {
+                "what": f"maps of ResNet-50, {options.crop} pixels, 4 scales x 2, "
+                f"{options.device}, {'bf16' if amp else 'fp32'}",
+                "peer": "pytorch-grad-cam",
+                "goal": 10.0,
+                "ours_images_s": options.count / found["ours_s"],
+            }
+            | found
+        )
 
     # Streaming: the memory of many pictures is that of few.
     thin = CAMNet(20, (1, 1, 1, 1), thin=8, stride=16).eval()
@@ -107,18 +123,32 @@ def main(arguments: list[str] | None = None) -> int:
         for count in (64, 256, 1024):
             for start in range(0, count, 8):
                 x = torch.rand(8, 3, 128, 128)
-                maps = multi_scale_cam(thin, x, scales=(1.0,), flip=True, activation="relu",
-                                       stride=4)  # fmt: skip
+                maps = multi_scale_cam(
+                    thin, x, scales=(1.0,), flip=True, activation="relu", stride=4
+                )
                 for i, cams in enumerate(maps):
-                    write_cam(Path(folder) / f"{start + i}.npz", cams, labels[i % len(labels)],
-                              torch.tensor([128, 128]), 4)  # fmt: skip
+                    write_cam(
+                        Path(folder) / f"{start + i}.npz",
+                        cams,
+                        labels[i % len(labels)],
+                        torch.tensor([128, 128]),
+                        4,
+                    )
             peaks.append(round(peak_mib() - before))
         size = sum(f.stat().st_size for f in Path(folder).iterdir()) / 2**20
         read_cam(Path(folder) / "0.npz", (128, 128), 4)
-    rows.append({"what": "memory of 64, 256, 1024 streamed pictures", "peak_MiB_above_start": peaks,
-                 "MiB_per_1024_pictures_on_disk": round(size, 1)})
-    keep(f"cam_inference_{options.device}", rows,
-         "python ci/benchmarks/cam_inference.py " + " ".join(arguments or sys.argv[1:]))
+    rows.append(
+        {
+            "what": "memory of 64, 256, 1024 streamed pictures",
+            "peak_MiB_above_start": peaks,
+            "MiB_per_1024_pictures_on_disk": round(size, 1),
+        }
+    )
+    keep(
+        f"cam_inference_{options.device}",
+        rows,
+        "python ci/benchmarks/cam_inference.py " + " ".join(arguments or sys.argv[1:]),
+    )
     return 0
 
 

@@ -82,10 +82,19 @@ def main(arguments: list[str] | None = None) -> int:
 
     with torch.no_grad():
         texts = clip_model.encode_texts(model, prompts.class_texts(classes))
-        ground = prompts.stack_ragged([clip_model.encode_texts(model, words)
-                                       for words in prompts.background_texts(classes, table)])
-    loss = clims_training_loss(clip_model.image_encoder(model), texts, ground, weights=weights,
-                               size=model.visual.input_resolution)  # fmt: skip
+        ground = prompts.stack_ragged(
+            [
+                clip_model.encode_texts(model, words)
+                for words in prompts.background_texts(classes, table)
+            ]
+        )
+    loss = clims_training_loss(
+        clip_model.image_encoder(model),
+        texts,
+        ground,
+        weights=weights,
+        size=model.visual.input_resolution,
+    )
 
     def ours(amp: bool) -> torch.Tensor:
         network.zero_grad()
@@ -111,11 +120,18 @@ def main(arguments: list[str] | None = None) -> int:
             ours(amp)
             memory = torch.cuda.max_memory_allocated() / 2**20
         found = pair(lambda amp=amp: ours(amp), theirs, options.rounds)
-        rows.append({"what": f"CLIMS step, {options.clip}, crop {options.crop}, batch "
-                             f"{options.batch}, {options.device}, {'bf16' if amp else 'fp32'}",
-                     "peer": "the published loop, fp32", "goal": goal,
-                     "ours_images_s": options.batch / found["ours_s"],
-                     "gradients_apart": apart, "peak_MiB": memory} | found)  # fmt: skip
+        rows.append(
+            {
+                "what": f"CLIMS step, {options.clip}, crop {options.crop}, batch "
+                f"{options.batch}, {options.device}, {'bf16' if amp else 'fp32'}",
+                "peer": "the published loop, fp32",
+                "goal": goal,
+                "ours_images_s": options.batch / found["ours_s"],
+                "gradients_apart": apart,
+                "peak_MiB": memory,
+            }
+            | found
+        )
     name = f"clims_step_{options.clip}_{options.device}".replace("/", "")
     keep(name, rows, "python ci/benchmarks/clims_step.py " + " ".join(arguments or sys.argv[1:]))
     return 0

@@ -26,8 +26,14 @@ from clims_lib.crf import dense_crf
 from clims_lib.data.splits import read_split
 from clims_lib.data.voc import VOCFolder
 
-USUAL = {"gaussian_weight": 3.0, "gaussian_sxy": 3.0, "bilateral_weight": 10.0,
-         "bilateral_sxy": 80.0, "bilateral_srgb": 13 / 255, "iterations": 10}  # fmt: skip
+USUAL = {
+    "gaussian_weight": 3.0,
+    "gaussian_sxy": 3.0,
+    "bilateral_weight": 10.0,
+    "bilateral_sxy": 80.0,
+    "bilateral_srgb": 13 / 255,
+    "iterations": 10,
+}
 GOALS = {"cpu": 1.5, "cuda": 30.0}
 SMALL = USUAL | {"bilateral_sxy": 20.0, "gaussian_sxy": 1.5}  # for pictures of 64 pixels
 
@@ -43,10 +49,11 @@ def theirs(unary: torch.Tensor, image: torch.Tensor, settings: dict) -> torch.Te
     crf.setUnaryEnergy(np.ascontiguousarray(unary.reshape(labels, -1).numpy()))
     crf.addPairwiseGaussian(sxy=settings["gaussian_sxy"], compat=settings["gaussian_weight"])
     crf.addPairwiseBilateral(
-        sxy=settings["bilateral_sxy"], srgb=255 * settings["bilateral_srgb"],
+        sxy=settings["bilateral_sxy"],
+        srgb=255 * settings["bilateral_srgb"],
         rgbim=np.ascontiguousarray(image.permute(1, 2, 0).numpy()),
         compat=settings["bilateral_weight"],
-    )  # fmt: skip
+    )
     q = np.array(crf.inference(settings["iterations"]))
     return torch.from_numpy(q.reshape(labels, height, width).argmax(0))
 
@@ -78,8 +85,14 @@ def equal_labels(real, drawn, photographs: bool) -> list[dict]:
         ("photographs" if photographs else "enlarged MiniWorld", real, USUAL, 21),
         ("MiniWorld", drawn, SMALL, 7),
     ):
-        rows.append({"what": f"equal labels, {len(some)} pictures: {name}", "peer": "pydensecrf2",
-                     "share": agreement(some, settings, labels), "goal": 0.995})
+        rows.append(
+            {
+                "what": f"equal labels, {len(some)} pictures: {name}",
+                "peer": "pydensecrf2",
+                "share": agreement(some, settings, labels),
+                "goal": 0.995,
+            }
+        )
     return rows
 
 
@@ -101,9 +114,13 @@ def grown(image: torch.Tensor, factor: float, labels: int) -> dict:
     ours(unary, x, settings)
     peak = memory("VmHWM") - before
     took = min(seconds(lambda: ours(unary, x, settings)) for _ in range(3))
-    return {"what": f"growth, {width} x {height}, {labels} labels", "ours_s": took,
-            "ns_per_pixel": 1e9 * took / (height * width), "peak_MiB": peak / 2**20,
-            "bytes_per_pixel": peak / (height * width)}  # fmt: skip
+    return {
+        "what": f"growth, {width} x {height}, {labels} labels",
+        "ours_s": took,
+        "ns_per_pixel": 1e9 * took / (height * width),
+        "peak_MiB": peak / 2**20,
+        "bytes_per_pixel": peak / (height * width),
+    }
 
 
 def growth(image: torch.Tensor) -> list[dict]:
@@ -152,12 +169,20 @@ def main(arguments: list[str] | None = None) -> int:
         unaries = torch.stack([unary.roll(s, -1) for s in shifts])
         images = torch.stack([image.roll(s, -1) for s in shifts])
         there = unaries.to(options.device), images.to(options.device)
-        found = pair(lambda there=there: ours(*there, USUAL),
-                     lambda u=unaries, x=images: [theirs(u[i], x[i], USUAL) for i in range(len(u))])
+        found = pair(
+            lambda there=there: ours(*there, USUAL),
+            lambda u=unaries, x=images: [theirs(u[i], x[i], USUAL) for i in range(len(u))],
+        )
         height, width = mask.shape
-        rows.append({"what": f"CRF, {options.batch} x {width} x {height}, {labels} labels, "
-                             f"10 rounds, {options.device}", "peer": "pydensecrf2",
-                     "goal": GOALS[options.device] if labels == 21 else None} | found)
+        rows.append(
+            {
+                "what": f"CRF, {options.batch} x {width} x {height}, {labels} labels, "
+                f"10 rounds, {options.device}",
+                "peer": "pydensecrf2",
+                "goal": GOALS[options.device] if labels == 21 else None,
+            }
+            | found
+        )
     if options.device == "cpu":
         rows += equal_labels(real, drawn, bool(options.pictures)) + growth(image)
     given = " ".join(arguments or sys.argv[1:]).replace(str(options.pictures), "FOLDER")

@@ -32,8 +32,12 @@ def main() -> int:
     options = parser.parse_args()
     then, now = read_log(options.then), read_log(options.now)
     rows = [{"what": name, "then_s": then.get(name), "now_s": now[name]} for name in now]
-    total = {"what": "first run of all notebooks", "goal": 2.0, "then_s": sum(then.values()),
-             "now_s": sum(now.values())}  # fmt: skip
+    total = {
+        "what": "first run of all notebooks",
+        "goal": 2.0,
+        "then_s": sum(then.values()),
+        "now_s": sum(now.values()),
+    }
     rows.append(total | {"ratio": total["then_s"] / total["now_s"]})
     keep("first_run", rows, "python ci/benchmarks/first_run.py then.log now.log")
     return 0

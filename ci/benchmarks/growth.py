@@ -29,11 +29,21 @@ FACTORS, BASE = (1, 2, 4, 8), 300
 def grown(factor: int, folder: Path) -> dict:
     """Seconds of each stage with `factor` times as many train and val pictures."""
     count = BASE * factor
-    profile = load_profile("mini", [
-        f"data.train={count}", f"data.val={count // 2}", "data.test=6", "data.labelled=20",
-        f'data_root="{folder}/data{factor}"', f'outputs="{folder}/out{factor}"', "device=cpu",
-        "cam.epochs=2", "inference.chosen_on=60", "crf.chosen_on=6",
-    ])  # fmt: skip
+    profile = load_profile(
+        "mini",
+        [
+            f"data.train={count}",
+            f"data.val={count // 2}",
+            "data.test=6",
+            "data.labelled=20",
+            f'data_root="{folder}/data{factor}"',
+            f'outputs="{folder}/out{factor}"',
+            "device=cpu",
+            "cam.epochs=2",
+            "inference.chosen_on=60",
+            "crf.chosen_on=6",
+        ],
+    )
     work = {
         "draw": lambda: splits.make_data(profile),
         "read": lambda: [splits.read_split(profile, s, masks=True) for s in ("train", "val")],

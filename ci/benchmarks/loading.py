@@ -51,14 +51,29 @@ def waiting() -> list[dict]:
     profile, rows = load_profile("mini"), []
     images, labels, _ = read_split(profile, "train")
     for name, size in (("CAM", profile.cam.batch), ("CLIMS's batches", profile.clims.batch)):
-        batches = Timed(batches.MemoryBatches(
-            images, labels, None, size, 0, read_sizes(profile, "train"), profile.augment.crop,
-            profile.augment.resize))
+        batches = Timed(
+            batches.MemoryBatches(
+                images,
+                labels,
+                None,
+                size,
+                0,
+                read_sizes(profile, "train"),
+                profile.augment.crop,
+                profile.augment.resize,
+            )
+        )
         started = time.perf_counter()
         training.train(new_network(profile), objectives.cam_loss(), batches, epochs=1, lr=1e-3)
         total = time.perf_counter() - started
-        rows.append({"what": f"waiting for pictures, {name}", "share": batches.waited / total,
-                     "goal": 0.05, "training_s": total})
+        rows.append(
+            {
+                "what": f"waiting for pictures, {name}",
+                "share": batches.waited / total,
+                "goal": 0.05,
+                "training_s": total,
+            }
+        )
     return [*rows, waiting_of_clip(profile)]
 
 
@@ -81,8 +96,12 @@ def waiting_of_clip(profile, steps: int = 150) -> dict:
     started = time.perf_counter()
     clip_model.train_clip(model, batch, steps=steps, lr=lr)
     total = time.perf_counter() - started
-    return {"what": "waiting for captions' views, the small CLIP", "share": waited / total,
-            "goal": 0.05, "training_s": total}  # fmt: skip
+    return {
+        "what": "waiting for captions' views, the small CLIP",
+        "share": waited / total,
+        "goal": 0.05,
+        "training_s": total,
+    }
 
 
 def drawing() -> list[dict]:
@@ -94,8 +113,12 @@ def drawing() -> list[dict]:
         for count in (500, 4000):
             started = time.perf_counter()
             world.make_corpus(7, count, processes=processes)
-            rows.append({"what": f"{count} scenes drawn, processes: {processes}",
-                         "scenes_s": count / (time.perf_counter() - started)})
+            rows.append(
+                {
+                    "what": f"{count} scenes drawn, processes: {processes}",
+                    "scenes_s": count / (time.perf_counter() - started),
+                }
+            )
     return rows
 
 

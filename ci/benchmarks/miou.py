@@ -72,19 +72,31 @@ def main(arguments: list[str] | None = None) -> int:
     assert abs(ours(pairs) - plain(pairs)) < 1e-12
     assert abs(ours(pairs) - torchmetrics_miou(pairs)) < 1e-6
     for name, peer, goal in (("torchmetrics", torchmetrics_miou, 3.0), ("NumPy", plain, None)):
-        rows.append({"what": f"mIoU of {options.count} masks in memory", "peer": name, "goal": goal}
-                    | pair(lambda: ours(pairs), lambda peer=peer: peer(pairs), 3))
+        rows.append(
+            {"what": f"mIoU of {options.count} masks in memory", "peer": name, "goal": goal}
+            | pair(lambda: ours(pairs), lambda peer=peer: peer(pairs), 3)
+        )
     with tempfile.TemporaryDirectory() as folder:
         truth, said = Path(folder) / "truth", Path(folder) / "said"
         for i, (t, s) in enumerate(pairs):
             write_mask(truth / f"{i:05d}.png", t)
             write_mask(said / f"{i:05d}.png", s)
         for name, peer, goal in (("torchmetrics", torchmetrics_miou, 3.0), ("NumPy", plain, None)):
-            found = pair(lambda: ours(zip(read_masks(sorted(truth.iterdir())),
-                                          read_masks(sorted(said.iterdir())), strict=True)),
-                         lambda peer=peer: peer(read(truth, said)), 3)  # fmt: skip
-            rows.append({"what": f"mIoU of {options.count} pairs of PNGs", "peer": name,
-                         "goal": goal} | found)
+            found = pair(
+                lambda: ours(
+                    zip(
+                        read_masks(sorted(truth.iterdir())),
+                        read_masks(sorted(said.iterdir())),
+                        strict=True,
+                    )
+                ),
+                lambda peer=peer: peer(read(truth, said)),
+                3,
+            )
+            rows.append(
+                {"what": f"mIoU of {options.count} pairs of PNGs", "peer": name, "goal": goal}
+                | found
+            )
     keep("miou", rows, f"python ci/benchmarks/miou.py --count {options.count}")
     return 0
 

@@ -40,19 +40,28 @@ def pair(ours: Callable[[], object], peer: Callable[[], object], rounds: int = 5
     ours(), peer()
     times = [(seconds(ours), seconds(peer)) for _ in range(rounds)]
     ratios = sorted(b / a for a, b in times)
-    return {"ours_s": statistics.median(a for a, _ in times),
-            "peer_s": statistics.median(b for _, b in times),
-            "ratio": statistics.median(ratios), "ratio_low": ratios[0], "ratio_high": ratios[-1],
-            "rounds": rounds}  # fmt: skip
+    return {
+        "ours_s": statistics.median(a for a, _ in times),
+        "peer_s": statistics.median(b for _, b in times),
+        "ratio": statistics.median(ratios),
+        "ratio_low": ratios[0],
+        "ratio_high": ratios[-1],
+        "rounds": rounds,
+    }
 
 
 def keep(name: str, rows: list[dict], command: str) -> None:
     """Print the rows and write them to results/<name>.json with the machine they are from."""
-    where = {"cores": len(os.sched_getaffinity(0)), "machine": platform.machine(),
-             "torch": torch.__version__, "python": platform.python_version(),
-             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
-    rows = [{k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in r.items()}
-            for r in rows]
+    where = {
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    rows = [
+        {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in r.items()} for r in rows
+    ]
     write_json(RESULTS / f"{name}.json", {"command": command, "environment": where, "rows": rows})
     for row in rows:
         print(json.dumps(row))

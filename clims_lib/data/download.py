@@ -99,9 +99,12 @@ def _download(source: Source, part: Path) -> None:
         if answer.status != 206:  # this server cannot go on in the middle
             done = 0
         total = done + int(answer.headers.get("Content-Length") or 0)
-        with open(part, "ab" if done else "wb") as file, tqdm(
-            total=total or None, initial=done, unit="B", unit_scale=True, desc=source.filename
-        ) as progress:
+        with (
+            open(part, "ab" if done else "wb") as file,
+            tqdm(
+                total=total or None, initial=done, unit="B", unit_scale=True, desc=source.filename
+            ) as progress,
+        ):
             while block := answer.read(1 << 20):
                 file.write(block)
                 progress.update(len(block))
@@ -183,16 +186,22 @@ def check_space(data_root: Path, sources: dict[str, Source] = SOURCES) -> str:
     need, free = archives + unpacked, shutil.disk_usage(data_root).free >> 20
     said = f"{archives:,} MB to download, {need:,} MB on disk with what is unpacked"
     if free < need:
-        raise ValueError(f"{said}, but {data_root} has only {free:,} MB free: "
-                         "choose another disk with --data-root")  # fmt: skip
+        raise ValueError(
+            f"{said}, but {data_root} has only {free:,} MB free: "
+            "choose another disk with --data-root"
+        )
     return f"{said} ({free:,} MB are free at {data_root})"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m clims_lib.data.download", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["voc2012", "weights"],
-                        help="weights: CLIP and ResNet-50 only")
+    parser = argparse.ArgumentParser(
+        prog="python -m clims_lib.data.download",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "what", choices=["voc2012", "weights"], help="weights: CLIP and ResNet-50 only"
+    )
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="default: data")
     options = parser.parse_args(arguments)
     try:

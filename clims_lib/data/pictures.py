@@ -32,8 +32,9 @@ def write_array(
     for i, part in enumerate(parts):
         height, width = part.shape[-2:]
         if max(height, width) > side:
-            raise ValueError(f"picture {i} is {width} x {height} pixels: set data.size >= "
-                             f"{max(height, width)}")  # fmt: skip
+            raise ValueError(
+                f"picture {i} is {width} x {height} pixels: set data.size >= {max(height, width)}"
+            )
         out[i] = colours
         out[i, ..., :height, :width] = part
         sizes[i] = height, width

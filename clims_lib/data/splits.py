@@ -32,9 +32,7 @@ def make_data(profile: Profile) -> Path:
 
 
 @lru_cache(maxsize=32)  # reading VOC's lists of labels takes a while, and every key asks for them
-def open_split(
-    profile: Profile, split: str, masks: bool = False, labels: bool = True
-) -> VOCFolder:
+def open_split(profile: Profile, split: str, masks: bool = False, labels: bool = True) -> VOCFolder:
     """One of train, val, test, train_labelled and train_weak, as a VOCFolder.
 
     "train" is the list `data.train_list`. A data set without train_labelled has its first
@@ -66,15 +64,22 @@ def split_folder(profile: Profile, split: str, kind: str = "images") -> Path:
             labels = torch.stack([data.label(i) for i in range(count)])
             save_tensors(folder / "labels.safetensors", {"labels": labels})
             return
-        read, fill = ((lambda i: data.image(i).numpy(), FILL) if kind == "images"
-                      else (lambda i: data[i].mask.numpy(), (IGNORE,)))  # fmt: skip
+        read, fill = (
+            (lambda i: data.image(i).numpy(), FILL)
+            if kind == "images"
+            else (lambda i: data[i].mask.numpy(), (IGNORE,))
+        )
         arrays = in_order(read, count, f"{split} {kind}")
         write_array(folder / f"{kind}.npy", arrays, count, size, fill)
 
     where, suffix = ("JPEGImages", ".jpg") if kind == "images" else ("SegmentationClass", ".png")
     files = [path for n in data.names if (path := data.root / where / f"{n}{suffix}").is_file()]
-    recipe = {"names": list(data.names), "classes": list(data.classes), "size": size,
-              "files": digest_of(files)}  # fmt: skip
+    recipe = {
+        "names": list(data.names),
+        "classes": list(data.classes),
+        "size": size,
+        "files": digest_of(files),
+    }
     return artifact(profile.outputs / "splits", f"{split}_{kind}", recipe, make)
 
 

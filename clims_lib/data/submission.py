@@ -39,8 +39,10 @@ def write_submission(
     names = list_names(root, split)
     missing = [name for name in names if not (masks / f"{name}.png").is_file()]
     if missing:
-        raise ValueError(f"{masks / missing[0]}.png is missing (of {len(names)} segmentations "
-                         f"{len(missing)} are): predict them all, then pack")  # fmt: skip
+        raise ValueError(
+            f"{masks / missing[0]}.png is missing (of {len(names)} segmentations "
+            f"{len(missing)} are): predict them all, then pack"
+        )
     classes = len(class_names(root))
     inside = f"results/VOC2012/Segmentation/{competition}_{split}_cls"
     with atomic_path(out) as temporary, tarfile.open(temporary, "w:gz") as archive:
@@ -61,21 +63,27 @@ def _encoded(path: Path, picture: Path, classes: int) -> bytes:
     except OSError as error:
         raise ValueError(f"cannot read the picture {picture}: {error}") from error
     if mask.shape != (height, width):
-        raise ValueError(f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, its picture "
-                         f"{width} x {height}: resize the scores, not the mask")  # fmt: skip
+        raise ValueError(
+            f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, its picture "
+            f"{width} x {height}: resize the scores, not the mask"
+        )
     if mask.max() > classes:
         wrong = np.unique(mask[mask > classes]).tolist()
-        raise ValueError(f"{path} holds {wrong}: the server takes 0..{classes} only, "
-                         "so every pixel must be decided")  # fmt: skip
+        raise ValueError(
+            f"{path} holds {wrong}: the server takes 0..{classes} only, "
+            "so every pixel must be decided"
+        )
     buffer = io.BytesIO()
     mask_picture(mask).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m clims_lib.data.submission",
-                                     description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m clims_lib.data.submission",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("masks", type=Path, help="folder of <id>.png")
     parser.add_argument("--root", type=Path, required=True, help="VOC-layout folder")
     parser.add_argument("--split", default="test", help="default: test")
@@ -83,8 +91,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("submission.tgz"))
     options = parser.parse_args(arguments)
     try:
-        print(write_submission(options.masks, options.root, options.out, split=options.split,
-                               competition=options.competition))
+        print(
+            write_submission(
+                options.masks,
+                options.root,
+                options.out,
+                split=options.split,
+                competition=options.competition,
+            )
+        )
     except ValueError as error:
         print(f"submission: {error}", file=sys.stderr)
         return 1

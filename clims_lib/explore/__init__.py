@@ -8,5 +8,13 @@ from clims_lib.explore.crf import crf_figure, crf_tuner
 from clims_lib.explore.losses import loss_explorer, loss_figure
 from clims_lib.explore.prompts import prompt_figure, prompt_lab
 
-__all__ = ["cam_explorer", "cam_figure", "crf_figure", "crf_tuner", "loss_explorer", "loss_figure",
-           "prompt_figure", "prompt_lab"]
+__all__ = [
+    "cam_explorer",
+    "cam_figure",
+    "crf_figure",
+    "crf_tuner",
+    "loss_explorer",
+    "loss_figure",
+    "prompt_figure",
+    "prompt_lab",
+]

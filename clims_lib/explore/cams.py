@@ -42,8 +42,13 @@ class Source:
 def methods_of(profile: Profile) -> dict[str, tuple[str, bool]]:
     """{title: (method, with CRF?)} of what can run here; the last one is CCT, which has no maps."""
     ours, cct = profile.pseudo.method, list(semi_supervised.methods_of(profile))[-1]
-    found = {"CAM": ("cam", False), "PuzzleCAM": ("puzzle_cam", False), "CLIMS": ("clims", False),
-             "CRF": (ours, True), "CCT": (cct, False)}
+    found = {
+        "CAM": ("cam", False),
+        "PuzzleCAM": ("puzzle_cam", False),
+        "CLIMS": ("clims", False),
+        "CRF": (ours, True),
+        "CCT": (cct, False),
+    }
     return {title: what for title, what in found.items() if runnable(profile, what[:1])}
 
 
@@ -73,9 +78,12 @@ def judge(case: Case, mask: Tensor) -> dict[str, float]:
     hits = (found & real).sum().double()
     leaked, home = metrics.leak_rate(mask, case.home.to(torch.uint8), 1, case.label)
     iou = metrics.picture_iou(case.truth[None], mask[None], case.label)
-    return {"IoU": float(iou), "precision": float(hits / found.sum()),
-            "recall": float(hits / real.sum()),
-            "leak": leaked / home if home else float("nan")}
+    return {
+        "IoU": float(iou),
+        "precision": float(hits / found.sum()),
+        "recall": float(hits / real.sum()),
+        "leak": leaked / home if home else float("nan"),
+    }
 
 
 def draw(case: Case, cam: Tensor | None, mask: Tensor, opacity: float) -> list[np.ndarray]:
@@ -95,8 +103,9 @@ def open_masks(profile: Profile, cases: Cases, sources: dict[str, Source]) -> Se
 
     @lru_cache(maxsize=256)
     def read(picture: int, klass: str, title: str):
-        return read_maps(profile, sources[title].folder, read_case(picture, klass),
-                         sources[title].how)
+        return read_maps(
+            profile, sources[title].folder, read_case(picture, klass), sources[title].how
+        )
 
     @lru_cache(maxsize=256)
     def segment(picture: int, klass: str, title: str, threshold: float):
@@ -104,8 +113,11 @@ def open_masks(profile: Profile, cases: Cases, sources: dict[str, Source]) -> Se
         if source.threshold is None:
             return case, None, torch.as_tensor(read_mask(source.folder / f"{case.name}.png"))
         labels, cams = read(picture, klass, title)
-        mask = (quick_refine(profile, case.image, cams, threshold) if source.use_crf
-                else seeds.cam_to_mask(cams, threshold))
+        mask = (
+            quick_refine(profile, case.image, cams, threshold)
+            if source.use_crf
+            else seeds.cam_to_mask(cams, threshold)
+        )
         return case, cams[labels[1:] == case.label][0], labels[mask.long()]
 
     return segment
@@ -125,8 +137,10 @@ def cam_figure(profile: Profile, methods: Sequence[str] = ()) -> Figure:
             row.append(shown)
         rows[0].append(cell)
         numbers = judge(case, segment(picture, klass, title, own)[2])
-        titles.append(f"{title}{f' at {own:.2f}' if own else ''}\nIoU {per_cent(numbers['IoU'])}, "
-                      f"leak {per_cent(numbers['leak'])}")
+        titles.append(
+            f"{title}{f' at {own:.2f}' if own else ''}\nIoU {per_cent(numbers['IoU'])}, "
+            f"leak {per_cent(numbers['leak'])}"
+        )
     for row, last in zip(rows, [plots.picture(case.image), truth, truth, truth], strict=True):
         row.append(last)
     names = [f"map of {klass}", "low threshold", "its own", "high threshold"]
@@ -141,10 +155,19 @@ def cam_explorer(profile: Profile, methods: Sequence[str] = ()) -> Panel:
     sources = {title: open_source(profile, title) for title in methods or methods_of(profile)}
     cases = Cases(profile)
     segment = open_masks(profile, cases, sources)
-    method = widgets.Dropdown(options=list(sources), description="method",
-                              tooltip="each starts at its own threshold from train")
-    threshold = slider("threshold", sources[method.value].threshold or 0.5, 0.0, 1.0, 0.01,
-                       "the background's score; CCT has none")
+    method = widgets.Dropdown(
+        options=list(sources),
+        description="method",
+        tooltip="each starts at its own threshold from train",
+    )
+    threshold = slider(
+        "threshold",
+        sources[method.value].threshold or 0.5,
+        0.0,
+        1.0,
+        0.01,
+        "the background's score; CCT has none",
+    )
 
     def follow(change):
         own = sources[change["new"]].threshold
@@ -154,17 +177,32 @@ def cam_explorer(profile: Profile, methods: Sequence[str] = ()) -> Panel:
         case, cam, mask = segment(picture, klass, method, threshold)
         numbers, own = judge(case, mask), sources[method].threshold
         titles = (f"map of {klass}" if own else "picture", f"mask of {method}", "truth")
-        note = (f"{method}'s own threshold, chosen on train: {own:.2f}" if own else
-                f"{method} is told no labels and has neither maps nor a threshold.")
+        note = (
+            f"{method}'s own threshold, chosen on train: {own:.2f}"
+            if own
+            else f"{method} is told no labels and has neither maps nor a threshold."
+        )
         return View(
             dict(zip(titles, draw(case, cam, mask, opacity), strict=True)),
-            cards({f"IoU of {klass}": per_cent(numbers["IoU"]),
-                   "precision": per_cent(numbers["precision"]),
-                   "recall": per_cent(numbers["recall"]),
-                   f"leak into {case.home_name}": per_cent(numbers["leak"])}, note))
+            cards(
+                {
+                    f"IoU of {klass}": per_cent(numbers["IoU"]),
+                    "precision": per_cent(numbers["precision"]),
+                    "recall": per_cent(numbers["recall"]),
+                    f"leak into {case.home_name}": per_cent(numbers["leak"]),
+                },
+                note,
+            ),
+        )
 
     method.observe(follow, "value")
-    return Panel("CAM explorer", pickers(cases) | {
-        "method": method, "threshold": threshold,
-        "opacity": slider("opacity", 0.65, 0.0, 1.0, 0.05, "of map and masks over the picture"),
-    }, look)
+    return Panel(
+        "CAM explorer",
+        pickers(cases)
+        | {
+            "method": method,
+            "threshold": threshold,
+            "opacity": slider("opacity", 0.65, 0.0, 1.0, 0.05, "of map and masks over the picture"),
+        },
+        look,
+    )

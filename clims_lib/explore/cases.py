@@ -64,8 +64,10 @@ class Cases:
     def pictures(self, klass: str) -> dict[str, int]:
         """{a line of a menu: the picture's number in the split}."""
         names = self.profile.data.classes
-        return {f"{self.names[i]}: {', '.join(names[k] for k in self.labels[i].nonzero()[:, 0])}": i
-                for i in self.numbers(klass)[:MOST]}
+        return {
+            f"{self.names[i]}: {', '.join(names[k] for k in self.labels[i].nonzero()[:, 0])}": i
+            for i in self.numbers(klass)[:MOST]
+        }
 
     def case(self, picture: int, klass: str) -> Case:
         label, (height, width) = self.profile.data.classes.index(klass) + 1, self.sizes[picture]

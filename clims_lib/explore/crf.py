@@ -22,8 +22,9 @@ from clims_lib.stages.walk import make_cams, network_of
 LIVE_PIXELS = 2**15  # a CRF on more of them would fall behind a slider
 
 
-def quick_refine(profile: Profile, image: Tensor, cams: Tensor, threshold: float,
-                 **changes) -> Tensor:
+def quick_refine(
+    profile: Profile, image: Tensor, cams: Tensor, threshold: float, **changes
+) -> Tensor:
     """The CRF's mask uint8 (H, W), labels 0..n, of normalised maps (n, H, W) of a picture uint8
     (3, H, W); `maps.refine` with some settings changed.
 
@@ -32,16 +33,22 @@ def quick_refine(profile: Profile, image: Tensor, cams: Tensor, threshold: float
     step = math.ceil(math.sqrt(image[0].numel() / LIVE_PIXELS))
     for name in ("bilateral_sxy", "gaussian_sxy"):
         changes[name] = changes.get(name, getattr(profile.crf, name)) / step
-    small = maps.refine(profile, image[None, :, ::step, ::step], cams[None, :, ::step, ::step],
-                        [threshold], **changes)[0, 0]
+    small = maps.refine(
+        profile,
+        image[None, :, ::step, ::step],
+        cams[None, :, ::step, ::step],
+        [threshold],
+        **changes,
+    )[0, 0]
     height, width = image.shape[-2:]
     return small.repeat_interleave(step, 0).repeat_interleave(step, 1)[:height, :width]
 
 
 def read_maps(profile: Profile, folder, case: Case, how: str) -> tuple[Tensor, Tensor]:
     """(labels uint8 (n + 1,) of a mask's numbers 0..n, normalised maps (n, H, W)) of a picture."""
-    classes, cams = maps.read_cam(folder / f"{case.name}.npz", case.truth.shape,
-                                  profile.inference.stride)
+    classes, cams = maps.read_cam(
+        folder / f"{case.name}.npz", case.truth.shape, profile.inference.stride
+    )
     labels = torch.cat([torch.zeros(1), classes]).to(torch.uint8)
     return labels, seeds.normalise_cam(cams, torch.ones(len(cams)), how)
 
@@ -50,8 +57,9 @@ def compare(case: Case, before: Tensor, after: Tensor) -> dict[str, float]:
     """mIoU of a picture's masks before and after, and IoU of the case's class, in [0, 1]."""
     numbers = {}
     for name, mask in (("before", before), ("after", after)):
-        numbers[f"IoU {name}"] = float(metrics.picture_iou(case.truth[None], mask[None],
-                                                           case.label))
+        numbers[f"IoU {name}"] = float(
+            metrics.picture_iou(case.truth[None], mask[None], case.label)
+        )
         numbers[f"mIoU {name}"] = score(mask, case.truth)
     return numbers
 
@@ -84,8 +92,11 @@ def crf_figure(profile: Profile) -> Figure:
         case, before, after = tune(cases.numbers(klass)[0], klass, threshold)
         numbers = compare(case, before, after)
         rows.append([plots.picture(case.image), *map(plots.coloured, (before, after, case.truth))])
-        titles.append("{}\nIoU {} to {}".format(
-            klass, *(per_cent(numbers[f"IoU {name}"]) for name in ("before", "after"))))
+        titles.append(
+            "{}\nIoU {} to {}".format(
+                klass, *(per_cent(numbers[f"IoU {name}"]) for name in ("before", "after"))
+            )
+        )
     columns = [list(column) for column in zip(*rows, strict=True)]
     return plots.grid(columns, ["picture", "before", "after", "truth"], titles)
 
@@ -101,10 +112,15 @@ def crf_tuner(profile: Profile) -> Panel:
         shown = {"map's own mask": before, "after the CRF": after, "truth": case.truth}
         return View(
             {name: plots.overlay(case.image, mask, opacity) for name, mask in shown.items()},
-            cards({"mIoU before": per_cent(numbers["mIoU before"]),
-                   "mIoU after": per_cent(numbers["mIoU after"]),
-                   f"IoU of {klass} before": per_cent(numbers["IoU before"]),
-                   f"IoU of {klass} after": per_cent(numbers["IoU after"])}))
+            cards(
+                {
+                    "mIoU before": per_cent(numbers["mIoU before"]),
+                    "mIoU after": per_cent(numbers["mIoU after"]),
+                    f"IoU of {klass} before": per_cent(numbers["IoU before"]),
+                    f"IoU of {klass} after": per_cent(numbers["IoU after"]),
+                }
+            ),
+        )
 
     def scaled(name: str, title: str, tip: str, form: str = ".1f", low: float = 0.0):
         value = usual[name]
@@ -113,19 +129,39 @@ def crf_tuner(profile: Profile) -> Panel:
     controls = pickers(cases) | {
         "threshold": slider("threshold", threshold, 0.05, 0.95, 0.01, "the background's score"),
         "sharpness": scaled("sharpness", "sharpness", "how sure the map is taken to be"),
-        "bilateral_weight": scaled("bilateral_weight", "bilateral weight",
-                                   "how much near pixels of like colour count"),
-        "gaussian_weight": scaled("gaussian_weight", "Gaussian weight",
-                                  "how much neighbours count, whatever their colour", ".2f"),
-        "bilateral_sxy": scaled("bilateral_sxy", "bilateral range",
-                                "pixels: how far away is still near", low=0.1),
-        "bilateral_srgb": scaled("bilateral_srgb", "colour tolerance",
-                                 "how alike colours are that are tied", ".3f", low=0.1),
-        "iterations": widgets.IntSlider(usual["iterations"], min=0, max=20, tooltip="rounds",
-                                        description="iterations", continuous_update=True),
+        "bilateral_weight": scaled(
+            "bilateral_weight", "bilateral weight", "how much near pixels of like colour count"
+        ),
+        "gaussian_weight": scaled(
+            "gaussian_weight",
+            "Gaussian weight",
+            "how much neighbours count, whatever their colour",
+            ".2f",
+        ),
+        "bilateral_sxy": scaled(
+            "bilateral_sxy", "bilateral range", "pixels: how far away is still near", low=0.1
+        ),
+        "bilateral_srgb": scaled(
+            "bilateral_srgb",
+            "colour tolerance",
+            "how alike colours are that are tied",
+            ".3f",
+            low=0.1,
+        ),
+        "iterations": widgets.IntSlider(
+            usual["iterations"],
+            min=0,
+            max=20,
+            tooltip="rounds",
+            description="iterations",
+            continuous_update=True,
+        ),
     }
-    back = widgets.Button(description="back to the profile's values", layout={"width": "auto"},
-                          tooltip="all sliders as they were")
+    back = widgets.Button(
+        description="back to the profile's values",
+        layout={"width": "auto"},
+        tooltip="all sliders as they were",
+    )
 
     def reset(_):
         for name, value in {"threshold": threshold, **usual}.items():

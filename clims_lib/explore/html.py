@@ -31,11 +31,15 @@ def per_cent(value: float) -> str:
 def cards(numbers: Mapping[str, str], note: str = "") -> str:
     """Numbers large enough for the last row, each over its name; a note in small print."""
     big = "font-size: 1.7rem; line-height: 1.25; font-variant-numeric: tabular-nums"
-    parts = [f'<div style="min-width: 8rem"><div style="{big}">{html.escape(value)}</div>'
-             f'<div style="line-height: 1.3">{html.escape(name)}</div></div>'
-             for name, value in numbers.items()]
-    return (f'<div style="display: flex; flex-wrap: wrap; gap: 0.5rem 2rem">{"".join(parts)}</div>'
-            + small(note))
+    parts = [
+        f'<div style="min-width: 8rem"><div style="{big}">{html.escape(value)}</div>'
+        f'<div style="line-height: 1.3">{html.escape(name)}</div></div>'
+        for name, value in numbers.items()
+    ]
+    return (
+        f'<div style="display: flex; flex-wrap: wrap; gap: 0.5rem 2rem">{"".join(parts)}</div>'
+        + small(note)
+    )
 
 
 def small(note: str) -> str:
@@ -50,24 +54,31 @@ def bars(values: Mapping[str, float], most: float, title: str) -> str:
         colour = ORANGE if n == len(values) - 1 else BLUE
         width = 100 * min(1.0, max(0.0, value / most))
         bar = f'<div style="width: {width:.1f}%; height: 1rem; background: rgb({colour})"></div>'
-        rows.append(f'<tr><th scope="row" style="text-align: left; font-weight: normal; '
-                    f'white-space: nowrap">{html.escape(name)}</th>'
-                    f'<td style="width: 100%; padding: 0 0.6rem">{bar}</td>'
-                    f'<td style="{CELL}">{value:.2f}</td></tr>')
+        rows.append(
+            f'<tr><th scope="row" style="text-align: left; font-weight: normal; '
+            f'white-space: nowrap">{html.escape(name)}</th>'
+            f'<td style="width: 100%; padding: 0 0.6rem">{bar}</td>'
+            f'<td style="{CELL}">{value:.2f}</td></tr>'
+        )
     return _table(title, rows, "width: 100%")
 
 
-def heat_table(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str],
-               title: str) -> str:
+def heat_table(
+    values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str
+) -> str:
     """A table of numbers, each column shaded from its own smallest to its own largest."""
     shades = list(zip(*(_shades(column) for column in zip(*values, strict=True)), strict=True))
     head = "".join(f'<th scope="col" style="{CELL}">{html.escape(name)}</th>' for name in columns)
     lines = [f"<tr><td></td>{head}</tr>"]
     for name, line, shade in zip(rows, values, shades, strict=True):
-        cells = "".join(f'<td style="{CELL}; background: rgba({BLUE}, {dark:.2f})">{value:.2f}</td>'
-                        for value, dark in zip(line, shade, strict=True))
-        lines.append(f'<tr><th scope="row" style="text-align: left; font-weight: normal; '
-                     f'padding-right: 0.6rem">{html.escape(name)}</th>{cells}</tr>')
+        cells = "".join(
+            f'<td style="{CELL}; background: rgba({BLUE}, {dark:.2f})">{value:.2f}</td>'
+            for value, dark in zip(line, shade, strict=True)
+        )
+        lines.append(
+            f'<tr><th scope="row" style="text-align: left; font-weight: normal; '
+            f'padding-right: 0.6rem">{html.escape(name)}</th>{cells}</tr>'
+        )
     return _table(title, lines)
 
 
@@ -82,7 +93,11 @@ def _shades(column: Sequence[float]) -> list[float]:
 
 
 def _table(title: str, rows: Sequence[str], style: str = "") -> str:
-    head = ("text-align: left; font-weight: 600; padding-bottom: 0.2rem; caption-side: top; "
-            "white-space: nowrap")
-    return (f'<table style="border-collapse: collapse; line-height: 1.4; {style}">'
-            f'<caption style="{head}">{html.escape(title)}</caption>{"".join(rows)}</table>')
+    head = (
+        "text-align: left; font-weight: 600; padding-bottom: 0.2rem; caption-side: top; "
+        "white-space: nowrap"
+    )
+    return (
+        f'<table style="border-collapse: collapse; line-height: 1.4; {style}">'
+        f'<caption style="{head}">{html.escape(title)}</caption>{"".join(rows)}</table>'
+    )

@@ -56,8 +56,9 @@ def cut(model, case: Case, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The picture in CLIP's units (1, 3, R, R) and the mask (1, 1, R, R), R CLIP's resolution."""
     size, device = model.visual.input_resolution, model.positional_embedding.device
     image = clip_model.resize(case.image[None].to(device).float() / 255, size)
-    small = torch.nn.functional.interpolate(mask[None, None].to(device), (size, size),
-                                            mode="bilinear", align_corners=False)
+    small = torch.nn.functional.interpolate(
+        mask[None, None].to(device), (size, size), mode="bilinear", align_corners=False
+    )
     return clip_model.normalise(image.clamp(0, 1)), small
 
 
@@ -85,12 +86,17 @@ def open_judge(profile: Profile) -> tuple[Measure, object]:
         labels = every_class[k : k + 1]
         cams = small * labels[:, :, None, None]
         seen = losses.similarities(encode, image, cams, labels, *texts)
-        total, terms = losses.clims_loss(*seen, cams, labels, weights=weights,
-                                         cbs_threshold=threshold)
+        total, terms = losses.clims_loss(
+            *seen, cams, labels, weights=weights, cbs_threshold=threshold
+        )
         behind = seen[2][0, k]
-        return {"terms": {n: w * terms[n].item() for n, w in zip(TERMS, weights, strict=True)},
-                "sum": total.item(), "object": seen[0][0, k].item(), "rest": seen[1][0, k].item(),
-                "background": behind[~behind.isnan()].tolist()}
+        return {
+            "terms": {n: w * terms[n].item() for n, w in zip(TERMS, weights, strict=True)},
+            "sum": total.item(),
+            "object": seen[0][0, k].item(),
+            "rest": seen[1][0, k].item(),
+            "background": behind[~behind.isnan()].tolist(),
+        }
 
     return measure, model
 
@@ -106,12 +112,20 @@ def loss_figure(profile: Profile) -> Figure:
     (measure, model), cases = open_judge(profile), Cases(profile)
     case = cases.case(cases.numbers(cases.first)[0], cases.first)
     rows, titles, parts = [[], [], []], [], parts_of(case)
-    for t, name in ((0.5, "half of it"), (1.0, cases.first), (1.5, f"half the {case.home_name}"),
-                    (2.0, f"and {case.home_name}"), (3.0, "everything")):
+    for t, name in (
+        (0.5, "half of it"),
+        (1.0, cases.first),
+        (1.5, f"half the {case.home_name}"),
+        (2.0, f"and {case.home_name}"),
+        (3.0, "everything"),
+    ):
         mask = growing_mask(parts, t)
         found, (image, small) = measure(case, mask), cut(model, case, mask)
-        shown = (plots.overlay(case.image, (mask * case.label).to(torch.uint8)),
-                 visible((image * small)[0]), visible((image * (1 - small))[0]))
+        shown = (
+            plots.overlay(case.image, (mask * case.label).to(torch.uint8)),
+            visible((image * small)[0]),
+            visible((image * (1 - small))[0]),
+        )
         for row, pixels in zip(rows, shown, strict=True):
             row.append(pixels)
         terms = " ".join(f"{name.upper()} {value:.0f}" for name, value in found["terms"].items())
@@ -134,22 +148,38 @@ def loss_explorer(profile: Profile) -> Panel:
         case, parts, most = opened(picture, klass)
         mask = growing_mask(parts, t)
         found, (image, small) = measure(case, mask), cut(model, case, mask)
-        asked = {"OTM: is it in?": "otm", "BTM: is some left?": "btm",
-                 "CBS: is ground in?": "cbs", "REG: how large?": "reg"}
+        asked = {
+            "OTM: is it in?": "otm",
+            "BTM: is some left?": "btm",
+            "CBS: is ground in?": "cbs",
+            "REG: how large?": "reg",
+        }
         terms = {name: found["terms"][term] for name, term in asked.items()}
-        said = {f"object image and “{klass}”": found["object"],
-                f"rest image and “{klass}”": found["rest"]}
+        said = {
+            f"object image and “{klass}”": found["object"],
+            f"rest image and “{klass}”": found["rest"],
+        }
         for text, s in zip(grounds_of(profile, klass), found["background"], strict=True):
             said[f"object image and “{text}”"] = s
         painted = plots.overlay(case.image, (mask * case.label).to(torch.uint8))
         return View(
-            {f"mask: {name_of(case, klass, t)}": painted,
-             "object image, x · P": visible((image * small)[0]),
-             "rest image, x · (1 − P)": visible((image * (1 - small))[0])},
-            side_by_side(bars(terms | {"sum": found["sum"]}, most, "weighted terms of the loss"),
-                         heat_table([[s] for s in said.values()], list(said), ["s"],
-                                    "cosine similarity of picture and text")))
+            {
+                f"mask: {name_of(case, klass, t)}": painted,
+                "object image, x · P": visible((image * small)[0]),
+                "rest image, x · (1 − P)": visible((image * (1 - small))[0]),
+            },
+            side_by_side(
+                bars(terms | {"sum": found["sum"]}, most, "weighted terms of the loss"),
+                heat_table(
+                    [[s] for s in said.values()],
+                    list(said),
+                    ["s"],
+                    "cosine similarity of picture and text",
+                ),
+            ),
+        )
 
-    grow = slider("mask", 0.5, 0.0, 3.0, 0.05,
-                  "to 1: the object, to 2: what comes with it, to 3: everything")
+    grow = slider(
+        "mask", 0.5, 0.0, 3.0, 0.05, "to 1: the object, to 2: what comes with it, to 3: everything"
+    )
     return Panel("Loss explorer", pickers(cases) | {"t": grow}, look)

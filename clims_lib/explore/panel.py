@@ -66,16 +66,23 @@ class Panel(widgets.VBox):
     always have the same number of pictures. title: what stands where no widget can be shown.
     """
 
-    def __init__(self, title: str, controls: Mapping[str, widgets.Widget],
-                 look: Callable[..., View], buttons: Sequence[widgets.Button] = ()):
+    def __init__(
+        self,
+        title: str,
+        controls: Mapping[str, widgets.Widget],
+        look: Callable[..., View],
+        buttons: Sequence[widgets.Button] = (),
+    ):
         self.controls, self._look, self._drawn = dict(controls), look, None
         self.images, self.captions, self.numbers = [], [], widgets.HTML()
         columns = "repeat(auto-fit, minmax(19rem, 1fr))"
         for control in self.controls.values():
             control.layout.width, control.style.description_width = "auto", "8.5rem"
             control.observe(self.redraw, "value")
-        grid = widgets.GridBox([*self.controls.values(), *buttons], layout=widgets.Layout(
-            grid_template_columns=columns, grid_gap="0.25rem 1.5rem"))
+        grid = widgets.GridBox(
+            [*self.controls.values(), *buttons],
+            layout=widgets.Layout(grid_template_columns=columns, grid_gap="0.25rem 1.5rem"),
+        )
         self._row = widgets.GridBox(layout=widgets.Layout(grid_gap="0.75rem"))
         self._title = title
         super().__init__([_Keys(), grid, self._row, self.numbers], layout=widgets.Layout(**LOOKS))
@@ -95,39 +102,59 @@ class Panel(widgets.VBox):
             return
         if not self.images:
             self._add_pictures(len(view.pictures))
-        for image, text, (title, pixels) in zip(self.images, self.captions, view.pictures.items(),
-                                                strict=True):
+        for image, text, (title, pixels) in zip(
+            self.images, self.captions, view.pictures.items(), strict=True
+        ):
             image.value, text.value = png(pixels), caption(title)
         self.numbers.value = view.numbers
 
     def _add_pictures(self, count: int) -> None:
         self.images = [widgets.Image(format="png", layout={"width": "100%"}) for _ in range(count)]
         self.captions = [widgets.HTML() for _ in range(count)]
-        self._row.children = [widgets.VBox(pair) for pair in
-                              zip(self.captions, self.images, strict=True)]
+        self._row.children = [
+            widgets.VBox(pair) for pair in zip(self.captions, self.images, strict=True)
+        ]
         self._row.layout.grid_template_columns = f"repeat({count}, minmax(0, {WIDTH}px))"
 
     def _repr_mimebundle_(self, **options):
         bundle = super()._repr_mimebundle_(**options)
         # Readers of a stored notebook, on GitHub for instance, are shown this line.
-        bundle["text/plain"] = (f"{self._title}: run this cell in JupyterLab to move its controls; "
-                                "the figure above is what it shows.")
+        bundle["text/plain"] = (
+            f"{self._title}: run this cell in JupyterLab to move its controls; "
+            "the figure above is what it shows."
+        )
         return bundle
 
 
-def slider(title: str, value: float, low: float, high: float, step: float, tip: str,
-           form: str = ".2f") -> widgets.FloatSlider:
+def slider(
+    title: str, value: float, low: float, high: float, step: float, tip: str, form: str = ".2f"
+) -> widgets.FloatSlider:
     """A slider that redraws while it moves; arrow keys move it by `step`."""
-    return widgets.FloatSlider(value, min=low, max=high, step=step, description=title, tooltip=tip,
-                               readout_format=form, continuous_update=True)
+    return widgets.FloatSlider(
+        value,
+        min=low,
+        max=high,
+        step=step,
+        description=title,
+        tooltip=tip,
+        readout_format=form,
+        continuous_update=True,
+    )
 
 
 def pickers(cases: Cases) -> dict[str, widgets.Dropdown]:
     """Two menus: a class of the data set, and a picture that holds it."""
-    klass = widgets.Dropdown(options=cases.classes, value=cases.first, description="class",
-                             tooltip="whose map, mask and numbers are shown")
-    picture = widgets.Dropdown(options=cases.pictures(cases.first), description="picture",
-                               tooltip="pictures that hold nothing else come first")
+    klass = widgets.Dropdown(
+        options=cases.classes,
+        value=cases.first,
+        description="class",
+        tooltip="whose map, mask and numbers are shown",
+    )
+    picture = widgets.Dropdown(
+        options=cases.pictures(cases.first),
+        description="picture",
+        tooltip="pictures that hold nothing else come first",
+    )
 
     def follow(change):
         picture.options = cases.pictures(change["new"])

@@ -23,8 +23,12 @@ from clims_lib.stages.clip import finetune_clip
 def regions_of(model, case: Case) -> dict[str, Tensor]:
     """What CLIP is shown of a picture: {name: (1, 3, R, R) in CLIP's units}."""
     thing, home = case.thing.float(), case.home.float()
-    masks = {"whole picture": torch.ones(thing.shape), "object": thing, "rest": 1 - thing,
-             case.home_name: home}
+    masks = {
+        "whole picture": torch.ones(thing.shape),
+        "object": thing,
+        "rest": 1 - thing,
+        case.home_name: home,
+    }
     return {name: torch.mul(*cut(model, case, mask)) for name, mask in masks.items()}
 
 
@@ -37,8 +41,10 @@ def parse_texts(klass: str, background: str, template: str) -> tuple[list[str], 
     if not klass.strip():
         raise ValueError("The class text is empty: type what the object is called, e.g. train.")
     if not behind:
-        raise ValueError("There is no background text: type some with commas between them, "
-                         "e.g. railroad, railway.")
+        raise ValueError(
+            "There is no background text: type some with commas between them, "
+            "e.g. railroad, railway."
+        )
     if "{}" not in template or set("{}") & set(template.replace("{}", "", 1)):
         raise ValueError("The template needs one {} where the class goes, e.g. a photo of {}.")
     nouns = [klass.strip(), *behind]
@@ -77,8 +83,10 @@ def open_lab(profile: Profile) -> tuple[Cases, Callable, Callable]:
         try:
             return clip_model.encode_texts(model, [text])[0]
         except RuntimeError as error:  # the tokenizer's
-            raise ValueError(f"“{text}” is too long: this CLIP reads {model.context_length} "
-                             "tokens, which is about as many short words.") from error
+            raise ValueError(
+                f"“{text}” is too long: this CLIP reads {model.context_length} "
+                "tokens, which is about as many short words."
+            ) from error
 
     def read(texts: Sequence[str]) -> Tensor:
         return torch.stack([read_one(text) for text in texts])
@@ -93,12 +101,17 @@ def columns_of(profile: Profile, nouns: Sequence[str]) -> list[str]:
 def prompt_figure(profile: Profile) -> Figure:
     """Similarities of one val picture's regions with the profile's texts, and both forms of CBS."""
     cases, see, read = open_lab(profile)
-    nouns, texts = parse_texts(cases.first, ", ".join(grounds_of(profile, cases.first)),
-                               prompts.TEMPLATE)
+    nouns, texts = parse_texts(
+        cases.first, ", ".join(grounds_of(profile, cases.first)), prompts.TEMPLATE
+    )
     _, regions, features = see(cases.numbers(cases.first)[0], cases.first)
     table = ask(features, read(texts), profile.losses.cbs_threshold)
-    return plots.heat_table(table, list(regions), columns_of(profile, nouns),
-                            f"what CLIP says about regions of a picture of {cases.first}")
+    return plots.heat_table(
+        table,
+        list(regions),
+        columns_of(profile, nouns),
+        f"what CLIP says about regions of a picture of {cases.first}",
+    )
 
 
 def prompt_lab(profile: Profile) -> Panel:
@@ -109,18 +122,30 @@ def prompt_lab(profile: Profile) -> Panel:
         nouns, texts = parse_texts(noun, background, template)
         _, regions, features = see(picture, klass)
         table = ask(features, read(texts), profile.losses.cbs_threshold)
-        return View({name: visible(region[0]) for name, region in regions.items()},
-                    heat_table(table, list(regions), columns_of(profile, nouns),
-                               "similarity with each text, and CBS if the region were the mask"))
+        return View(
+            {name: visible(region[0]) for name, region in regions.items()},
+            heat_table(
+                table,
+                list(regions),
+                columns_of(profile, nouns),
+                "similarity with each text, and CBS if the region were the mask",
+            ),
+        )
 
     picks = pickers(cases)
-    fields = {"noun": widgets.Text(cases.first, description="class text",
-                                   tooltip="takes the place of {} in the template"),
-              "background": widgets.Text(", ".join(grounds_of(profile, cases.first)),
-                                         description="background texts",
-                                         tooltip="with commas between them"),
-              "template": widgets.Text(prompts.TEMPLATE, description="template",
-                                       tooltip="the sentence around every text")}
+    fields = {
+        "noun": widgets.Text(
+            cases.first, description="class text", tooltip="takes the place of {} in the template"
+        ),
+        "background": widgets.Text(
+            ", ".join(grounds_of(profile, cases.first)),
+            description="background texts",
+            tooltip="with commas between them",
+        ),
+        "template": widgets.Text(
+            prompts.TEMPLATE, description="template", tooltip="the sentence around every text"
+        ),
+    }
 
     def follow(change):
         fields["noun"].value = change["new"]

@@ -7,15 +7,19 @@ from clims_lib.miniworld.drawing import DARK, GLASS, Colour, Pen, colour, paint,
 
 def draw_boat(pen: Pen, rng: np.random.Generator) -> None:
     """A rowing, sailing, motor boat or a ship; one unit long, (0, 0) under its keel."""
-    hull = pick(rng, ((240, 238, 232), paint(rng), colour(rng, (0.03, 0.1), (0.4, 0.7), (.3, .6))))
+    hull = pick(
+        rng, ((240, 238, 232), paint(rng), colour(rng, (0.03, 0.1), (0.4, 0.7), (0.3, 0.6)))
+    )
     kind = pick(rng, (_row_boat, _sail_boat, _motor_boat, _ship), (0.22, 0.3, 0.23, 0.25))
     kind(pen, rng, hull)
 
 
 def _hull(pen: Pen, top: float, fill: Colour, rng: np.random.Generator, bow=0.1) -> None:
     pen.polygon(((-0.42, 0), (0.34, 0), (0.5, top + bow * 0.5), (-0.48, top)), fill)
-    pen.polygon(((-0.42, 0), (0.34, 0), (0.4, top * 0.35), (-0.44, top * 0.35)),
-                pick(rng, (shade(fill, 0.7), paint(rng))))
+    pen.polygon(
+        ((-0.42, 0), (0.34, 0), (0.4, top * 0.35), (-0.44, top * 0.35)),
+        pick(rng, (shade(fill, 0.7), paint(rng))),
+    )
     pen.line(((-0.48, top), (0.5, top + bow * 0.5)), 0.022, shade(fill, 0.6), round_ends=False)
 
 
@@ -40,12 +44,21 @@ def _sail_boat(pen: Pen, rng: np.random.Generator, hull: Colour) -> None:
     pen.line(((m, top), (m, mast)), 0.03, (90, 70, 52), round_ends=False)
     pen.polygon(((m - 0.02, foot), (m - 0.02, mast - 0.02), (-0.44, foot + 0.02)), sail)
     if rng.random() < 0.4:  # a stripe across the main sail
-        pen.polygon(((m - 0.02, foot + 0.3), (m - 0.02, foot + 0.4), (m - 0.22, foot + 0.4),
-                     (m - 0.27, foot + 0.3)), paint(rng))
+        pen.polygon(
+            (
+                (m - 0.02, foot + 0.3),
+                (m - 0.02, foot + 0.4),
+                (m - 0.22, foot + 0.4),
+                (m - 0.27, foot + 0.3),
+            ),
+            paint(rng),
+        )
     if rng.random() < 0.75:
         jib = sail if rng.random() < 0.6 else paint(rng)
-        pen.polygon(((m + 0.03, foot), (m + 0.03, mast * rng.uniform(0.75, 0.95)), (0.46, foot)),
-                    shade(jib, 0.88))
+        pen.polygon(
+            ((m + 0.03, foot), (m + 0.03, mast * rng.uniform(0.75, 0.95)), (0.46, foot)),
+            shade(jib, 0.88),
+        )
     _hull(pen, top, hull, rng)
 
 
@@ -56,8 +69,9 @@ def _motor_boat(pen: Pen, rng: np.random.Generator, hull: Colour) -> None:
     high = top + rng.uniform(0.14, 0.22)
     pen.polygon(((-0.3, top), (0.18, top), (0.06, high), (-0.26, high)), cabin)
     for a, b in ((-0.24, -0.13), (-0.1, 0.05)):
-        pen.polygon(((a, top + 0.05), (b + 0.03, top + 0.05), (b, high - 0.03), (a, high - 0.03)),
-                    GLASS)
+        pen.polygon(
+            ((a, top + 0.05), (b + 0.03, top + 0.05), (b, high - 0.03), (a, high - 0.03)), GLASS
+        )
     pen.box(-0.32, high, 0.1, high + 0.025, shade(cabin, 0.75))
     if rng.random() < 0.5:
         pen.line(((-0.2, high), (-0.2, high + 0.16)), 0.015, DARK, round_ends=False)

@@ -128,10 +128,12 @@ def cut_views(
     names = list(cuts)
     which = torch.multinomial(torch.tensor(list(cuts.values())), count, True, generator=generator)
     width = max(len(t) for t in things)
-    weights = torch.tensor([
-        keep_weights(names[cut], scene, generator) + [0.0] * (width - len(scene))
-        for cut, scene in zip(which.tolist(), things, strict=True)
-    ])  # fmt: skip
+    weights = torch.tensor(
+        [
+            keep_weights(names[cut], scene, generator) + [0.0] * (width - len(scene))
+            for cut, scene in zip(which.tolist(), things, strict=True)
+        ]
+    )
     maps = thing_maps.long()
     keep = weights.gather(1, maps.flatten(1)).view(maps.shape)
     is_cut = lambda name: which == names.index(name) if name in names else which < 0  # noqa: E731

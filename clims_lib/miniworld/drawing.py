@@ -30,8 +30,15 @@ class Layout(NamedTuple):
 class Pen:
     """Draws one object in its own units: u to the right, v upwards, (0, 0) its standing point."""
 
-    def __init__(self, layout: Layout, x: float, y: float, unit: float,
-                 flip: bool = False, angle: float = 0.0):
+    def __init__(
+        self,
+        layout: Layout,
+        x: float,
+        y: float,
+        unit: float,
+        flip: bool = False,
+        angle: float = 0.0,
+    ):
         self.image = Image.new("RGBA", (layout.side, layout.side))
         self._draw = ImageDraw.Draw(self.image)
         self.x, self.y, self.unit = x, y, unit
@@ -45,7 +52,8 @@ class Pen:
     def grow(self, factor: float) -> None:
         """Make the unit longer."""
         self.unit, self._cos, self._sin = (
-            factor * length for length in (self.unit, self._cos, self._sin))
+            factor * length for length in (self.unit, self._cos, self._sin)
+        )
 
     def _pixels(self, points: Iterable[Point]) -> list[Point]:
         c, s, sign, x, y = self._cos, self._sin, self._sign, self.x, self.y
@@ -101,8 +109,9 @@ def circle(x: float, y: float, rx: float, ry: float) -> list[Point]:
     return [(x + rx * a, y + ry * b) for a, b in _CIRCLE]
 
 
-def colour(rng: np.random.Generator, hue=(0.0, 1.0), saturation=(0.3, 0.9),
-           value=(0.3, 0.95)) -> Colour:
+def colour(
+    rng: np.random.Generator, hue=(0.0, 1.0), saturation=(0.3, 0.9), value=(0.3, 0.95)
+) -> Colour:
     """A random colour between bounds of hue, saturation and value, each in [0, 1]."""
     h, s, v = (rng.uniform(*bounds) for bounds in (hue, saturation, value))
     return tuple(int(255 * c) for c in colorsys.hsv_to_rgb(h % 1, s, v))

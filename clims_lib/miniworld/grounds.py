@@ -63,14 +63,19 @@ def sky(rng: np.random.Generator, layout: Layout) -> np.ndarray:
 def water(rng: np.random.Generator, layout: Layout) -> np.ndarray:
     """Waves, crests and glitter."""
     side = layout.side
-    deep = colour(rng, pick(rng, ((0.48, 0.54), (0.55, 0.61), (0.6, 0.66)), (0.3, 0.5, 0.2)),
-                  (0.35, 0.8), (0.3, 0.7))
+    deep = colour(
+        rng,
+        pick(rng, ((0.48, 0.54), (0.55, 0.61), (0.6, 0.66)), (0.3, 0.5, 0.2)),
+        (0.35, 0.8),
+        (0.3, 0.7),
+    )
     waves = noise(rng, int(rng.integers(18, 36)), int(rng.integers(4, 9)), side)
     ripples = noise(rng, 56, 16, side)
     light = _in_perspective(0.22 * waves + 0.16 * ripples, layout)
     canvas = _flat(deep, light)
-    crest = _in_perspective(((waves + 0.8 * ripples - rng.uniform(0.7, 1.0)) * 5).clip(0, 1),
-                            layout)[..., None] * rng.uniform(0.2, 0.7)
+    crest = _in_perspective(
+        ((waves + 0.8 * ripples - rng.uniform(0.7, 1.0)) * 5).clip(0, 1), layout
+    )[..., None] * rng.uniform(0.2, 0.7)
     return canvas * (1 - crest) + 225 * crest
 
 
@@ -85,8 +90,10 @@ def road(rng: np.random.Generator, layout: Layout) -> np.ndarray:
         if rng.random() < 0.85:
             y = rng.uniform(top + 0.12 * (side - top), side - 4)
             start, step, thick = rng.uniform(-30, 0), rng.uniform(20, 36), rng.uniform(1.5, 3.5)
-            dashes = [((x, y), (x + step * 0.55, y), (x + step * 0.55, y + thick), (x, y + thick))
-                      for x in np.arange(start, side, step)]
+            dashes = [
+                ((x, y), (x + step * 0.55, y), (x + step * 0.55, y + thick), (x, y + thick))
+                for x in np.arange(start, side, step)
+            ]
     else:
         vx, vy = layout.vanish
         for t in (0.07, 0.14, 0.26, 0.46, 0.76):
@@ -102,8 +109,9 @@ def grass(rng: np.random.Generator, layout: Layout) -> np.ndarray:
     """A meadow, sometimes dry, sometimes in flower."""
     side = layout.side
     green = colour(rng, (0.2, 0.36), (0.4, 0.75), (0.35, 0.7))
-    light = _in_perspective(0.18 * noise(rng, 10, 8, side) + 0.14 * noise(rng, 48, 64, side),
-                            layout)
+    light = _in_perspective(
+        0.18 * noise(rng, 10, 8, side) + 0.14 * noise(rng, 48, 64, side), layout
+    )
     canvas = _flat(green, light) + 16 * grain(rng, side)
     if rng.random() < 0.25:
         rows, columns = rng.integers(layout.horizon, side, 60), rng.integers(0, side, 60)
@@ -116,8 +124,9 @@ def railroad(rng: np.random.Generator, layout: Layout) -> np.ndarray:
     side, top = layout.side, layout.horizon
     stones = colour(rng, (0.02, 0.14), (0.03, 0.25), (0.35, 0.62))
     light = 0.1 * noise(rng, 8, 8, side) + _in_perspective(0.14 * noise(rng, 64, 64, side), layout)
-    picture = Image.fromarray((_flat(stones, light) + 34 * grain(rng, side)).clip(0, 255)
-                              .astype(np.uint8))
+    picture = Image.fromarray(
+        (_flat(stones, light) + 34 * grain(rng, side)).clip(0, 255).astype(np.uint8)
+    )
     draw = ImageDraw.Draw(picture)
     wood = colour(rng, (0.04, 0.1), (0.15, 0.5), (0.15, 0.35))
     steel = colour(rng, (0.55, 0.65), (0.0, 0.12), (0.55, 0.85))
@@ -127,8 +136,15 @@ def railroad(rng: np.random.Generator, layout: Layout) -> np.ndarray:
         for i in range(-count + 1, count):
             y = layout.track + i * spacing
             if top + 4 < y < side + 8:
-                _track_along(draw, side, y, layout.gauge * (0.5 + 0.5 * (y - top) / (side - top)),
-                             rng.uniform(5.0, 8.0), wood, steel)
+                _track_along(
+                    draw,
+                    side,
+                    y,
+                    layout.gauge * (0.5 + 0.5 * (y - top) / (side - top)),
+                    rng.uniform(5.0, 8.0),
+                    wood,
+                    steel,
+                )
     else:
         offsets = (0.0, pick(rng, (-2.3, 2.3))) if rng.random() < 0.45 else (0.0,)
         for offset in offsets:
@@ -140,8 +156,15 @@ def _track_along(draw, side: int, y: float, gauge: float, step: float, wood, ste
     """Sleepers and two rails of one track seen from the side; y is the nearer rail's row."""
     high = max(3.0, gauge * 0.35)
     for x in np.arange(-step, side + step, step):
-        draw.polygon(((x, y + 3), (x + step * 0.5, y + 3), (x + step * 0.5 + 1, y - high - 2),
-                      (x + 1, y - high - 2)), fill=wood)
+        draw.polygon(
+            (
+                (x, y + 3),
+                (x + step * 0.5, y + 3),
+                (x + step * 0.5 + 1, y - high - 2),
+                (x + 1, y - high - 2),
+            ),
+            fill=wood,
+        )
     for row in (y - high, y):
         draw.rectangle((0, row - 1, side, row + 0.5), fill=steel)
         draw.line(((0, row + 1.5), (side, row + 1.5)), fill=shade(steel, 0.45), width=1)
@@ -151,22 +174,29 @@ def _track_into(draw, layout: Layout, foot: float, wood, steel) -> None:
     """One track that runs to the vanishing point."""
     vx, vy = layout.vanish
     side, top, half = layout.side, layout.horizon, layout.gauge / 2
+
     def at(t, offset):
         return vx + (foot + offset - vx) * t, vy + (side - vy) * t
+
     t = 1.15
     while t > 0.05:
         far = t * 0.93
         if at(far, 0)[1] > top:
-            draw.polygon((at(t, -half * 1.5), at(t, half * 1.5), at(far, half * 1.5),
-                          at(far, -half * 1.5)), fill=wood)
+            draw.polygon(
+                (at(t, -half * 1.5), at(t, half * 1.5), at(far, half * 1.5), at(far, -half * 1.5)),
+                fill=wood,
+            )
         t *= 0.84
     start = max(0.02, (top - vy) / (side - vy))
     for rail in (-half, half):
         w = max(1.6, half * 0.13)
-        draw.polygon((at(1.2, rail + w), at(1.2, rail + 2 * w), at(start, rail + w)),
-                     fill=shade(steel, 0.45))
-        draw.polygon((at(1.2, rail - w), at(1.2, rail + w), at(start, rail + w),
-                      at(start, rail - w)), fill=steel)
+        draw.polygon(
+            (at(1.2, rail + w), at(1.2, rail + 2 * w), at(start, rail + w)), fill=shade(steel, 0.45)
+        )
+        draw.polygon(
+            (at(1.2, rail - w), at(1.2, rail + w), at(start, rail + w), at(start, rail - w)),
+            fill=steel,
+        )
 
 
 def pavement(rng: np.random.Generator, layout: Layout) -> np.ndarray:
@@ -202,7 +232,7 @@ def floor(rng: np.random.Generator, layout: Layout) -> np.ndarray:
         plank = rows // board
         ends = (columns + plank * 47) % 70 == 0
         tone = rng.random(side, dtype=np.float32)[plank] - 0.5
-        light = 0.2 * tone + 0.07 * noise(rng, 64, 4, side) - 0.3 * (rows % board == 0) - .3 * ends
+        light = 0.2 * tone + 0.07 * noise(rng, 64, 4, side) - 0.3 * (rows % board == 0) - 0.3 * ends
         return _flat(wood, light) + 4 * grain(rng, side)
     canvas = _flat(paint(rng), 0.06 * noise(rng, 8, 8, side)) + 10 * grain(rng, side)
     canvas[top + 5 : top + 8] *= 0.7
@@ -268,8 +298,11 @@ def buildings(rng: np.random.Generator, layout: Layout) -> tuple[np.ndarray, np.
         draw.rectangle((x, top - high, x + width, top), fill=fill)
         cover.rectangle((x, top - high, x + width, top), fill=255)
         if rng.random() < 0.35:
-            roof = ((x - 1, top - high), (x + width + 1, top - high),
-                    (x + width / 2, top - high - 9))
+            roof = (
+                (x - 1, top - high),
+                (x + width + 1, top - high),
+                (x + width / 2, top - high - 9),
+            )
             draw.polygon(roof, fill=shade(fill, 0.6))
             cover.polygon(roof, fill=255)
         pane = (240, 220, 150) if rng.random() < 0.2 else shade(fill, 0.5)
@@ -280,6 +313,15 @@ def buildings(rng: np.random.Generator, layout: Layout) -> tuple[np.ndarray, np.
     return np.asarray(picture, np.float32), np.asarray(mask) > 0
 
 
-GROUND_PAINTERS = {"sky": sky, "water": water, "road": road, "grass": grass, "railroad": railroad,
-                   "pavement": pavement, "sand": sand, "floor": floor, "wall": wall}
+GROUND_PAINTERS = {
+    "sky": sky,
+    "water": water,
+    "road": road,
+    "grass": grass,
+    "railroad": railroad,
+    "pavement": pavement,
+    "sand": sand,
+    "floor": floor,
+    "wall": wall,
+}
 BACKDROP_PAINTERS = {"trees": trees, "hills": hills, "buildings": buildings}

@@ -14,20 +14,49 @@ from clims_lib.miniworld.person import draw_person
 from clims_lib.miniworld.train import draw_train
 
 CLASSES = ("aeroplane", "boat", "car", "cow", "person", "train")
-GROUNDS = ("sky", "water", "road", "grass", "railroad", "pavement", "sand", "floor", "wall",
-           "trees", "hills", "buildings")
+GROUNDS = (
+    "sky",
+    "water",
+    "road",
+    "grass",
+    "railroad",
+    "pavement",
+    "sand",
+    "floor",
+    "wall",
+    "trees",
+    "hills",
+    "buildings",
+)
 STANDING = GROUNDS[:8]  # grounds that a picture can be made of; the others only stand behind
 HOME = {"aeroplane": "sky", "boat": "water", "car": "road", "cow": "grass", "train": "railroad"}
-NOUNS = {"person": ("man", "woman", "boy", "girl"), "railroad": ("railroad", "railway", "rails"),
-         "water": ("water", "river", "sea", "lake"), "grass": ("grass", "meadow"),
-         "road": ("road", "street")}
+NOUNS = {
+    "person": ("man", "woman", "boy", "girl"),
+    "railroad": ("railroad", "railway", "rails"),
+    "water": ("water", "river", "sea", "lake"),
+    "grass": ("grass", "meadow"),
+    "road": ("road", "street"),
+}
 
 # Length of the objects' own unit (height of a person, else length) as a share of the picture.
-_UNITS = {"aeroplane": (0.62, 1.0), "boat": (0.52, 0.86), "car": (0.5, 0.84), "cow": (0.48, 0.78),
-          "train": (0.42, 0.66), "man": (0.66, 1.1), "woman": (0.64, 1.05), "boy": (0.5, 0.8),
-          "girl": (0.5, 0.8)}
-_DRAW = {"aeroplane": draw_aeroplane, "boat": draw_boat, "car": draw_car, "cow": draw_cow,
-         "train": draw_train}
+_UNITS = {
+    "aeroplane": (0.62, 1.0),
+    "boat": (0.52, 0.86),
+    "car": (0.5, 0.84),
+    "cow": (0.48, 0.78),
+    "train": (0.42, 0.66),
+    "man": (0.66, 1.1),
+    "woman": (0.64, 1.05),
+    "boy": (0.5, 0.8),
+    "girl": (0.5, 0.8),
+}
+_DRAW = {
+    "aeroplane": draw_aeroplane,
+    "boat": draw_boat,
+    "car": draw_car,
+    "cow": draw_cow,
+    "train": draw_train,
+}
 _SMALLEST = 0.012  # share of the picture that must be seen of every object
 
 
@@ -63,8 +92,13 @@ class Scene:
         return np.array(index, np.uint8)[self.thing_map]
 
 
-def draw_scene(rng: np.random.Generator, objects: Sequence[str], ground: str,
-               backdrop: str | None = None, size: int = 64) -> Scene:
+def draw_scene(
+    rng: np.random.Generator,
+    objects: Sequence[str],
+    ground: str,
+    backdrop: str | None = None,
+    size: int = 64,
+) -> Scene:
     """A picture of the objects (names from CLASSES) on a ground, with a backdrop on the horizon.
 
     Drawn at twice the size and averaged down. A person becomes a man, woman, boy or girl; behind
@@ -75,13 +109,15 @@ def draw_scene(rng: np.random.Generator, objects: Sequence[str], ground: str,
     canvas, index, names = _draw_ground(rng, layout, ground, backdrop)
     nouns = [str(pick(rng, NOUNS[n])) if n == "person" else n for n in objects]
     for _ in range(20):  # again if an object is hidden behind another
-        pens = [_draw_object(rng, layout, ground, noun, slot, len(nouns))
-                for noun, slot in zip(nouns, rng.permutation(len(nouns)), strict=True)]
+        pens = [
+            _draw_object(rng, layout, ground, noun, slot, len(nouns))
+            for noun, slot in zip(nouns, rng.permutation(len(nouns)), strict=True)
+        ]
         pens.sort(key=lambda placed: placed[2])  # far to near
         seen = index.copy()
         for i, (_, pen, _) in enumerate(pens, start=len(names)):
             seen[np.asarray(pen.image.getchannel("A")) > 0] = i
-        counts = np.bincount(seen.ravel(), minlength=len(names) + len(pens))[len(names):]
+        counts = np.bincount(seen.ravel(), minlength=len(names) + len(pens))[len(names) :]
         if (counts >= _SMALLEST * seen.size).all():
             break
     light = rng.uniform(-0.16, 0.16)
@@ -99,8 +135,10 @@ def _check(objects, ground, backdrop, size) -> None:
     if ground not in STANDING:
         raise ValueError(f"unknown ground {ground!r}: choose from {', '.join(STANDING)}")
     if backdrop is not None and (backdrop not in grounds.BACKDROPS or ground == "floor"):
-        raise ValueError(f"backdrop {backdrop!r} behind {ground}: choose None or, except behind a "
-                         f"floor, one of {', '.join(grounds.BACKDROPS)}")
+        raise ValueError(
+            f"backdrop {backdrop!r} behind {ground}: choose None or, except behind a "
+            f"floor, one of {', '.join(grounds.BACKDROPS)}"
+        )
     if size < 16:
         raise ValueError(f"size must be at least 16 pixels, not {size}")
 
@@ -124,7 +162,9 @@ def _lay_out(rng, ground: str, backdrop: str | None, side: int) -> Layout:
     if vanish is None:
         track = horizon + rng.uniform(0.45, 0.9) * (side - horizon)
         return Layout(side, horizon, vanish, track, 0.15 * side)
-    return Layout(side, horizon, vanish, rng.uniform(0.2, 0.8) * side, rng.uniform(.24, .4) * side)
+    return Layout(
+        side, horizon, vanish, rng.uniform(0.2, 0.8) * side, rng.uniform(0.24, 0.4) * side
+    )
 
 
 def _draw_ground(rng, layout: Layout, ground: str, backdrop: str | None):
@@ -185,8 +225,11 @@ def _on_track(rng, layout: Layout, x: float, unit: float, count: int):
         return x, layout.track + rng.uniform(-1, 1), unit
     vx, vy = layout.vanish
     near = rng.uniform(0.5, 0.98) if count == 1 else rng.uniform(0.45, 0.85)
-    return (vx + (layout.track - vx) * near, vy + (layout.side - vy) * near,
-            layout.gauge * near * rng.uniform(2.5, 3.0))
+    return (
+        vx + (layout.track - vx) * near,
+        vy + (layout.side - vy) * near,
+        layout.gauge * near * rng.uniform(2.5, 3.0),
+    )
 
 
 def _sink(rng, pen: Pen, noun: str) -> None:
@@ -233,5 +276,8 @@ def _finish(rng, canvas: np.ndarray, seen: np.ndarray, things: list[Thing]) -> S
         better = votes >= np.maximum(most, 1)  # the nearer thing wins a draw
         winner[better], most[better] = i, votes[better]
     kept = np.flatnonzero(np.bincount(winner.ravel()))
-    return Scene(image.clip(0, 255).astype(np.uint8),
-                 np.searchsorted(kept, winner).astype(np.uint8), tuple(things[i] for i in kept))
+    return Scene(
+        image.clip(0, 255).astype(np.uint8),
+        np.searchsorted(kept, winner).astype(np.uint8),
+        tuple(things[i] for i in kept),
+    )

@@ -54,12 +54,20 @@ def _locomotive(pen: Pen, rng, u: float, fill: Colour, trim: Colour) -> None:
     roof = rng.uniform(0.42, 0.5)
     pen.box(u + 0.03, 0.06, u + 0.95, 0.13, DARK)
     _wheels(pen, (u + 0.13, u + 0.27, u + 0.7, u + 0.84), 0.065, (130, 130, 134))
-    pen.polygon(((u, 0.11), (u + 1.0, 0.11), (u + 1.0, 0.22), (u + 1.0 - slope, roof), (u, roof)),
-                fill)
+    pen.polygon(
+        ((u, 0.11), (u + 1.0, 0.11), (u + 1.0, 0.22), (u + 1.0 - slope, roof), (u, roof)), fill
+    )
     pen.box(u, 0.17, u + 0.99, 0.21, trim)
     pen.box(u, roof - 0.01, u + 0.98 - slope, roof + 0.03, shade(fill, 0.5))
-    pen.polygon(((u + 0.83 - slope / 2, 0.28), (u + 0.97 - slope * 0.4, 0.28),
-                 (u + 0.97 - slope, roof - 0.04), (u + 0.83 - slope / 2, roof - 0.04)), GLASS)
+    pen.polygon(
+        (
+            (u + 0.83 - slope / 2, 0.28),
+            (u + 0.97 - slope * 0.4, 0.28),
+            (u + 0.97 - slope, roof - 0.04),
+            (u + 0.83 - slope / 2, roof - 0.04),
+        ),
+        GLASS,
+    )
     if rng.random() < 0.5:
         for x in np.arange(0.08, 0.62, 0.11):
             pen.box(u + x, 0.25, u + x + 0.06, 0.36, shade(fill, 0.55))
@@ -100,21 +108,48 @@ def _train_front(pen: Pen, rng, fill: Colour, trim: Colour) -> None:
     w, top = 0.3, rng.uniform(0.6, 0.74)
     vu, vv = pen.vanish
     depth = rng.uniform(0.35, 0.75)
+
     def far(u, v, t):
         return vu + (u - vu) * (1 - t), vv + (v - vv) * (1 - t)
+
     edge = math.copysign(w, vu) if abs(vu) > 0.02 else w
     side = shade(fill, 0.72)
     pen.polygon(((edge, 0.05), far(edge, 0.05, depth), far(edge, top, depth), (edge, top)), side)
-    pen.polygon(((-w, 0.05), (w, 0.05), far(w, 0.05, depth), far(w, top, depth),
-                 far(-w, top, depth), (-w, top)), side)
+    pen.polygon(
+        (
+            (-w, 0.05),
+            (w, 0.05),
+            far(w, 0.05, depth),
+            far(w, top, depth),
+            far(-w, top, depth),
+            (-w, top),
+        ),
+        side,
+    )
     pen.polygon(((-w, top), (w, top), far(w, top, depth), far(-w, top, depth)), shade(fill, 0.45))
     for t in np.arange(0.05, depth - 0.05, 0.09):
-        pen.polygon((far(edge, top * 0.5, t), far(edge, top * 0.5, t + 0.05),
-                     far(edge, top * 0.8, t + 0.05), far(edge, top * 0.8, t)), GLASS)
+        pen.polygon(
+            (
+                far(edge, top * 0.5, t),
+                far(edge, top * 0.5, t + 0.05),
+                far(edge, top * 0.8, t + 0.05),
+                far(edge, top * 0.8, t),
+            ),
+            GLASS,
+        )
     for u in (-0.2, 0.2):
         pen.box(u - 0.04, 0, u + 0.04, 0.1, DARK)
-    pen.polygon(((-w, 0.06), (w, 0.06), (w, top - 0.08), (w - 0.07, top), (-w + 0.07, top),
-                 (-w, top - 0.08)), fill)
+    pen.polygon(
+        (
+            (-w, 0.06),
+            (w, 0.06),
+            (w, top - 0.08),
+            (w - 0.07, top),
+            (-w + 0.07, top),
+            (-w, top - 0.08),
+        ),
+        fill,
+    )
     if rng.random() < 0.3:  # a steam engine's round face
         pen.ellipse(0, top * 0.55, 0.25, 0.25, shade(fill, 0.5))
         pen.ellipse(0, top * 0.55, 0.2, 0.2, DARK)

@@ -38,8 +38,21 @@ from clims_lib.miniworld.scene import (
 if TYPE_CHECKING:  # the drawing processes start without torch
     import torch
 
-__all__ = ["CLASSES", "GROUNDS", "HOME", "NOUNS", "STANDING", "Corpus", "Scene", "Thing",
-           "draw_scene", "make_corpus", "target_scene", "web_scene", "write_dataset"]
+__all__ = [
+    "CLASSES",
+    "GROUNDS",
+    "HOME",
+    "NOUNS",
+    "STANDING",
+    "Corpus",
+    "Scene",
+    "Thing",
+    "draw_scene",
+    "make_corpus",
+    "target_scene",
+    "web_scene",
+    "write_dataset",
+]
 
 IGNORE = 255
 EACH_CLASS = 4  # pictures of every class in train_labelled, where there are enough
@@ -117,13 +130,21 @@ def make_corpus(seed: int = 0, size_n: int = 24000, processes: int | None = None
     for i, scene in enumerate(scenes):
         images[i], maps[i] = scene.image, scene.thing_map
         things.append(scene.things)
-    return Corpus(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
-                  torch.from_numpy(maps), things)
+    return Corpus(
+        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(maps), things
+    )
 
 
-def write_dataset(root: str | Path, seed: int = 0, train: int = 2400, val: int = 400,
-                  test: int = 400, labelled: int = 60, size: int = 64,
-                  processes: int | None = None) -> Path:
+def write_dataset(
+    root: str | Path,
+    seed: int = 0,
+    train: int = 2400,
+    val: int = 400,
+    test: int = 400,
+    labelled: int = 60,
+    size: int = 64,
+    processes: int | None = None,
+) -> Path:
     """Write target scenes as a data set in PASCAL VOC layout and return its folder.
 
     A folder that already holds this very MiniWorld is left as it is, another MiniWorld is
@@ -139,8 +160,15 @@ def write_dataset(root: str | Path, seed: int = 0, train: int = 2400, val: int =
     if size < 16:
         raise ValueError(f"size must be at least 16 pixels, not {size}")
     root = Path(root).absolute()
-    recipe = {"seed": seed, "train": train, "val": val, "test": test, "labelled": labelled,
-              "size": size, "drawing": _drawing_version()}
+    recipe = {
+        "seed": seed,
+        "train": train,
+        "val": val,
+        "test": test,
+        "labelled": labelled,
+        "size": size,
+        "drawing": _drawing_version(),
+    }
     if _is_there(root, recipe):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -179,8 +207,9 @@ def _is_there(root: Path, recipe: dict) -> bool:
     try:
         found = json.loads((root / "miniworld.json").read_text())
     except (OSError, ValueError):
-        raise ValueError(f"{root} holds something that is not a MiniWorld: choose another folder "
-                         "or move it away") from None
+        raise ValueError(
+            f"{root} holds something that is not a MiniWorld: choose another folder or move it away"
+        ) from None
     return found == recipe
 
 
@@ -197,8 +226,11 @@ def _spread(make: Callable, tasks: Iterable, processes: int | None, title: str) 
     """make(task) for every task, in order, on several processes, with a progress bar."""
     tasks = list(tasks)
     if processes is None:
-        processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
-            os.cpu_count() or 1)
+        processes = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else (os.cpu_count() or 1)
+        )
     if processes < 1:
         raise ValueError(f"processes must be at least 1, not {processes}")
     if processes == 1 or len(tasks) < 200:  # starting processes would take longer
@@ -218,8 +250,9 @@ def _write_picture(folder: Path, seed: int, size: int, palette: bytes, task: tup
     split, index = task
     scene = target_scene(np.random.default_rng([seed, _STREAMS[split], index]), size)
     name = f"{split}_{index:05d}"
-    Image.fromarray(scene.image).save(folder / "JPEGImages" / f"{name}.jpg", quality=95,
-                                      subsampling=0)
+    Image.fromarray(scene.image).save(
+        folder / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0
+    )
     mask = scene.mask()
     mask[_outline(scene.thing_map, scene.things)] = IGNORE
     for part, values in (("SegmentationClass", mask), ("SegmentationGround", scene.ground())):
@@ -243,8 +276,10 @@ def _outline(thing_map: np.ndarray, things: tuple[Thing, ...]) -> np.ndarray:
 
 def _write_lists(folder: Path, seed: int, labels: dict[str, set[str]], labelled: int) -> None:
     """Write ImageSets, classes.txt and grounds.txt."""
-    splits = {split: [name for name in labels if name.startswith(split)]
-              for split in ("train", "val", "test")}
+    splits = {
+        split: [name for name in labels if name.startswith(split)]
+        for split in ("train", "val", "test")
+    }
     chosen = _choose_labelled(seed, {name: labels[name] for name in splits["train"]}, labelled)
     splits["train_labelled"] = [name for name in splits["train"] if name in chosen]
     splits["train_weak"] = [name for name in splits["train"] if name not in chosen]

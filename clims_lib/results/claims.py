@@ -41,27 +41,54 @@ def claims(rows: Iterable[dict], zero_shot: Iterable[dict] = (), split: str = ""
                 continue  # this seed lacks a row, a class has no picture, nothing leaked before
         if values:
             mean, spread, count = mean_spread(values)
-            tested.append({"claim": claim, "goal": goal, "mean": mean, "spread": spread,
-                           "seeds": count, "met": mean >= goal})  # fmt: skip
+            tested.append(
+                {
+                    "claim": claim,
+                    "goal": goal,
+                    "mean": mean,
+                    "spread": spread,
+                    "seeds": count,
+                    "met": mean >= goal,
+                }
+            )
 
     before, after = "clip", "clip_finetuned"
-    test("zero-shot person, over twice what it was", 0,
-         lambda m: m[after]["person"] - 2 * m[before]["person"], accuracy)  # fmt: skip
-    test("zero-shot, the other class that changed worst", 0,
-         lambda m: min(m[after][c] - m[before][c] for c in m[before] if c != "person"),
-         accuracy)  # fmt: skip
+    test(
+        "zero-shot person, over twice what it was",
+        0,
+        lambda m: m[after]["person"] - 2 * m[before]["person"],
+        accuracy,
+    )
+    test(
+        "zero-shot, the other class that changed worst",
+        0,
+        lambda m: min(m[after][c] - m[before][c] for c in m[before] if c != "person"),
+        accuracy,
+    )
     for other, name in (("cam", "CAM"), ("puzzle_cam", "PuzzleCAM")):
         least = 10 if other == "cam" else 0
         test(f"CLIMS over {name}, mIoU", least, _more("clims", other))
         test(f"CLIMS over {name}, person IoU", least, _more("clims", other, "person"))
-        test(f"CLIMS over {name}, worst class", 0, lambda m, o=other: min(
-            m["clims"]["iou"][c] - m[o]["iou"][c] for c in m["clims"]["iou"]))  # fmt: skip
+        test(
+            f"CLIMS over {name}, worst class",
+            0,
+            lambda m, o=other: min(
+                m["clims"]["iou"][c] - m[o]["iou"][c] for c in m["clims"]["iou"]
+            ),
+        )
         for pair in PAIRS:
-            test(f"leak {pair} cut against {name}, relative", 60, lambda m, o=other, p=pair:
-                 1 - m["clims"]["leak"][p] / m[o]["leak"][p])  # fmt: skip
-        test(f"gap from {name} to full masks closed by CLIMS + CRF", 60, lambda m, o=other:
-             (m["clims_crf"]["miou"] - m[o]["miou"])
-             / (m["full_masks"]["miou"] - m[o]["miou"]))  # fmt: skip
+            test(
+                f"leak {pair} cut against {name}, relative",
+                60,
+                lambda m, o=other, p=pair: 1 - m["clims"]["leak"][p] / m[o]["leak"][p],
+            )
+        test(
+            f"gap from {name} to full masks closed by CLIMS + CRF",
+            60,
+            lambda m, o=other: (
+                (m["clims_crf"]["miou"] - m[o]["miou"]) / (m["full_masks"]["miou"] - m[o]["miou"])
+            ),
+        )
     for control, name in (("cam_longer", "a CAM trained as long"), ("cam_area", "an area penalty")):
         test(f"CLIMS over {name}, mIoU", 10, _more("clims", control))
     for term in TERMS:
@@ -77,6 +104,7 @@ def claims(rows: Iterable[dict], zero_shot: Iterable[dict] = (), split: str = ""
 
 def _more(method: str, other: str, measure: str = "miou"):
     """found rows -> how much higher the first method's mIoU or IoU of a class is."""
+
     def score(row: dict) -> float:
         return row["miou"] if measure == "miou" else row["iou"][measure]
 
@@ -89,19 +117,27 @@ def claims_table(tested: Iterable[dict]) -> str:
     lines = [("claim", "goal", "measured", "")]
     for one in tested:
         spread = f" ± {one['spread']:.1f}" if one["seeds"] > 1 else ""
-        lines.append((one["claim"], f">= {one['goal']:g}", f"{one['mean']:+.1f}{spread}",
-                      "met" if one["met"] else "NOT met"))  # fmt: skip
+        lines.append(
+            (
+                one["claim"],
+                f">= {one['goal']:g}",
+                f"{one['mean']:+.1f}{spread}",
+                "met" if one["met"] else "NOT met",
+            )
+        )
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
     lines.insert(1, tuple("-" * width for width in widths))
     return "\n".join(
         f"{a.ljust(widths[0])}  {b.rjust(widths[1])}  {c.rjust(widths[2])}  {d}".rstrip()
-        for a, b, c, d in lines)
+        for a, b, c, d in lines
+    )
 
 
 def main() -> None:
     """Print the committed table's claims: python -m clims_lib.results.claims"""
-    parser = argparse.ArgumentParser(prog="python -m clims_lib.results.claims",
-                                     description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m clims_lib.results.claims", description=main.__doc__
+    )
     parser.add_argument("--profile", default="mini", help="default: mini")
     profile = load_profile(parser.parse_args().profile)
     print(claims_table(claims(read_committed(profile), read_committed(profile, "zero_shot"))))

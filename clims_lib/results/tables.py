@@ -27,17 +27,30 @@ IDENTITY = {
 VALUE = {"rows": "miou", "zero_shot": "accuracy", "oracle": "loss"}
 
 
-def record(path: Path, *, profile: str, seed: int, seconds: float, device: str,
-           rows: Iterable[dict] = (), zero_shot: Iterable[dict] = (),
-           oracle: Iterable[dict] = ()) -> dict:
+def record(
+    path: Path,
+    *,
+    profile: str,
+    seed: int,
+    seconds: float,
+    device: str,
+    rows: Iterable[dict] = (),
+    zero_shot: Iterable[dict] = (),
+    oracle: Iterable[dict] = (),
+) -> dict:
     """Write what one notebook measured to `metrics/<notebook>.json` and return it.
 
     Raises ValueError for a row without its identity or with a score outside [0, 1].
     """
     oracle = [{"seed": seed} | row for row in oracle]
     measured = {
-        "profile": profile, "seed": seed, "seconds": seconds, "device": device,
-        "rows": list(rows), "zero_shot": list(zero_shot), "oracle": oracle,
+        "profile": profile,
+        "seed": seed,
+        "seconds": seconds,
+        "device": device,
+        "rows": list(rows),
+        "zero_shot": list(zero_shot),
+        "oracle": oracle,
     }
     measured = rounded(measured)
     _check(measured, path)
@@ -64,15 +77,20 @@ def gather_results(metrics_folder: Path) -> dict:
                 identity = tuple(row.get(key) for key in IDENTITY[name])
                 earlier, where = found[name].setdefault(identity, (row, file))
                 if earlier[VALUE[name]] != row[VALUE[name]]:
-                    raise ValueError(f"{where.name} and {file.name} disagree on {identity}: one "
-                                     "of them is from other settings, run its notebook again")
+                    raise ValueError(
+                        f"{where.name} and {file.name} disagree on {identity}: one "
+                        "of them is from other settings, run its notebook again"
+                    )
     lists = {name: [row for row, _ in found[name].values()] for name in LISTS}
     return sort_results(lists) | {
-        "environment": environment(", ".join(sorted(devices))), "commit": commit()}
+        "environment": environment(", ".join(sorted(devices))),
+        "commit": commit(),
+    }
 
 
 def sort_results(results: dict) -> dict:
     """Return the results with each list in the order of its identity, so that files compare."""
+
     def order(name):
         return lambda row: [str(row.get(key, "")) for key in IDENTITY[name]]
 
@@ -81,16 +99,22 @@ def sort_results(results: dict) -> dict:
 
 def environment(device: str) -> dict:
     """Return where numbers come from: versions, cores and device."""
-    return {"python": platform.python_version(), "torch": torch.__version__,
-            "cores": os.cpu_count(), "machine": platform.machine(), "device": device}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "device": device,
+    }
 
 
 def commit() -> str | None:
     """Return the checkout's commit, or None outside a checkout."""
     folder = Path(__file__).parent
     try:
-        call = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True,
-                              text=True)
+        call = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True
+        )
     except FileNotFoundError:  # no git on this machine
         return None
     return call.stdout.strip() if call.returncode == 0 else None
@@ -130,8 +154,10 @@ def summary(rows: Iterable[dict], split: str = "") -> dict[str, dict[str, tuple]
             for name, score in scores.items():
                 if score is not None:
                     measures.setdefault(name, []).append(score)
-    return {method: {name: mean_spread(scores) for name, scores in measures.items()}
-            for method, measures in values.items()}
+    return {
+        method: {name: mean_spread(scores) for name, scores in measures.items()}
+        for method, measures in values.items()
+    }
 
 
 def mean_spread(values: list[float]) -> tuple[float, float, int]:
@@ -148,8 +174,12 @@ def per_cent(value: tuple | None) -> str:
     return f"{100 * mean:.1f}" + (f" ± {100 * spread:.1f}" if seeds > 1 else "")
 
 
-def results_table(rows: Iterable[dict], committed: Iterable[dict] = (), split: str = "",
-                  measures: Iterable[str] = ("miou", "person")) -> str:
+def results_table(
+    rows: Iterable[dict],
+    committed: Iterable[dict] = (),
+    split: str = "",
+    measures: Iterable[str] = ("miou", "person"),
+) -> str:
     """Return a text table in per cent, one line a method, the committed numbers beside ours.
 
     Leak rates found in the rows are added to `measures`.
@@ -173,13 +203,21 @@ def results_table(rows: Iterable[dict], committed: Iterable[dict] = (), split: s
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(
-        "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:],
-                                                                          strict=True)])
-        for line in lines)
+        "  ".join(
+            [line[0].ljust(widths[0])]
+            + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]
+        )
+        for line in lines
+    )
 
 
-def beyond_spread(rows: Iterable[dict], committed: Iterable[dict], split: str = "",
-                  spreads: float = 4.0, floor: float = 0.02) -> list[str]:
+def beyond_spread(
+    rows: Iterable[dict],
+    committed: Iterable[dict],
+    split: str = "",
+    spreads: float = 4.0,
+    floor: float = 0.02,
+) -> list[str]:
     """Return a sentence for each mIoU further from the committed mean than seeds explain.
 
     Allowed is `spreads` times the committed seeds' spread, and never less than `floor`, since
@@ -194,14 +232,20 @@ def beyond_spread(rows: Iterable[dict], committed: Iterable[dict], split: str = 
         difference = ours[method]["miou"][0] - mean
         allowed = max(spreads * spread, floor)
         if abs(difference) > allowed:
-            sentences.append(f"{method}: mIoU is {100 * difference:+.1f} points from the committed "
-                             f"mean {100 * mean:.1f}, more than the {100 * allowed:.1f} allowed")
+            sentences.append(
+                f"{method}: mIoU is {100 * difference:+.1f} points from the committed "
+                f"mean {100 * mean:.1f}, more than the {100 * allowed:.1f} allowed"
+            )
     return sorted(sentences)
 
 
-def accuracies_beyond_spread(zero_shot: Iterable[dict], committed: Iterable[dict],
-                             split: str = "", spreads: float = 4.0,
-                             floor: float = 0.1) -> list[str]:
+def accuracies_beyond_spread(
+    zero_shot: Iterable[dict],
+    committed: Iterable[dict],
+    split: str = "",
+    spreads: float = 4.0,
+    floor: float = 0.1,
+) -> list[str]:
     """Return a sentence for each class whose zero-shot accuracy is further from the committed
     mean than seeds explain; `floor` allows for the few dozen pictures behind each."""
     zero_shot = list(zero_shot)
@@ -216,8 +260,10 @@ def accuracies_beyond_spread(zero_shot: Iterable[dict], committed: Iterable[dict
                 continue
             mean, spread, _ = mean_spread(known)
             if abs(accuracy - mean) > max(spreads * spread, floor):
-                sentences.append(f"{entry['model']}: accuracy on {name} is {100 * accuracy:.1f}, "
-                                 f"the committed mean {100 * mean:.1f}")
+                sentences.append(
+                    f"{entry['model']}: accuracy on {name} is {100 * accuracy:.1f}, "
+                    f"the committed mean {100 * mean:.1f}"
+                )
     return sorted(sentences)
 
 
@@ -235,13 +281,18 @@ def read_committed(profile: Profile, what: str = "rows") -> list[dict]:
 def _check(measured: dict, path: Path) -> None:
     for name in LISTS:
         for row in measured.get(name, []):
-            missing = [k for k in (*IDENTITY[name], VALUE[name]) if k not in row
-                       and k not in ("crf", "threshold")]
+            missing = [
+                k
+                for k in (*IDENTITY[name], VALUE[name])
+                if k not in row and k not in ("crf", "threshold")
+            ]
             if missing:
                 raise ValueError(f"{Path(path).name}: {name} {row} lacks {', '.join(missing)}")
     for row in measured.get("rows", []):
         scores = {"miou": row["miou"]} | row.get("iou", {}) | (row.get("leak") or {})
         for measure, score in scores.items():
             if score is not None and not 0 <= score <= 1:
-                raise ValueError(f"{Path(path).name}: {row['method']} {measure} = {score}, but "
-                                 "scores are fractions from 0 to 1, not per cent")
+                raise ValueError(
+                    f"{Path(path).name}: {row['method']} {measure} = {score}, but "
+                    "scores are fractions from 0 to 1, not per cent"
+                )

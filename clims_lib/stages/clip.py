@@ -56,10 +56,15 @@ def untrained_clip(profile: Profile) -> CLIP:
     """The small CLIP of the profile's sizes and seed, on its device, before any training."""
     s = profile.clip
     return clip_model.new_clip(
-        resolution=profile.data.size, layers=s.layers, width=s.width, embed_dim=s.embedding,
-        text_width=s.text_width, text_layers=s.text_layers, context_length=s.context,
+        resolution=profile.data.size,
+        layers=s.layers,
+        width=s.width,
+        embed_dim=s.embedding,
+        text_width=s.text_width,
+        text_layers=s.text_layers,
+        context_length=s.context,
         seed=profile.seed,
-    ).to(device_of(profile), memory_format=torch.channels_last)  # fmt: skip
+    ).to(device_of(profile), memory_format=torch.channels_last)
 
 
 def make_clip(profile: Profile) -> Path:
@@ -79,17 +84,28 @@ def make_clip(profile: Profile) -> Path:
         model = untrained_clip(profile)
         state = load_checkpoint(folder)
         batches = CaptionBatches(profile, settings.batch)
-        with (bar(settings.steps, "CLIP from captions", (state or {}).get("step", 0)) as progress,
-              fits(device, "lower clip.batch")):  # fmt: skip
+        with (
+            bar(settings.steps, "CLIP from captions", (state or {}).get("step", 0)) as progress,
+            fits(device, "lower clip.batch"),
+        ):
             losses = clip_model.train_clip(
-                model, batches, steps=settings.steps, lr=settings.lr, state=state,
-                save=lambda step, parts: save_checkpoint(folder, **parts), progress=progress,
-            )  # fmt: skip
+                model,
+                batches,
+                steps=settings.steps,
+                lr=settings.lr,
+                state=state,
+                save=lambda step, parts: save_checkpoint(folder, **parts),
+                progress=progress,
+            )
         write_json(folder / "history.json", losses)
         clip_model.save_clip(model, folder / "clip.pt")
 
-    recipe = {"clip": settings, "captions": profile.data.captions, "seed": profile.seed,
-              "world": world._drawing_version()}  # fmt: skip
+    recipe = {
+        "clip": settings,
+        "captions": profile.data.captions,
+        "seed": profile.seed,
+        "world": world._drawing_version(),
+    }
     if settings.checkpoint:
         recipe = {"checkpoint": settings.checkpoint, "files": digest_of([find_clip(profile)])}
     return artifact(profile.outputs / "weights", "clip", recipe, make)
@@ -139,27 +155,49 @@ def finetune_clip(profile: Profile) -> Path:
     def make(folder: Path) -> None:
         model = clip_model.load_clip(source / "clip.pt", device_of(profile))
         pictures, labels, _ = read_split(profile, "train")
-        common = {"steps": settings.steps, "lr": settings.lr, "batch_size": settings.batch,
-                  "generator": torch.Generator().manual_seed(profile.seed)}  # fmt: skip
+        common = {
+            "steps": settings.steps,
+            "lr": settings.lr,
+            "batch_size": settings.batch,
+            "generator": torch.Generator().manual_seed(profile.seed),
+        }
         texts = prompts.class_texts(profile.data.classes)
-        with (bar(settings.steps, "finetuning CLIP") as progress,
-              fits(device_of(profile), "lower finetune.batch")):  # fmt: skip
+        with (
+            bar(settings.steps, "finetuning CLIP") as progress,
+            fits(device_of(profile), "lower finetune.batch"),
+        ):
             if settings.loss == "hinge":
                 replay = CaptionBatches(profile, settings.replay, salt=1)
                 losses = finetune.finetune_text_tower(
-                    model, pictures, labels, texts, replay,
-                    margin=settings.margin, progress=progress, **common,
-                )  # fmt: skip
+                    model,
+                    pictures,
+                    labels,
+                    texts,
+                    replay,
+                    margin=settings.margin,
+                    progress=progress,
+                    **common,
+                )
             else:
                 losses = finetune.finetune_both_towers(
-                    model, pictures, labels, texts, weight_decay=settings.weight_decay,
-                    correct_shared=settings.correct_shared, progress=progress, **common,
-                )  # fmt: skip
+                    model,
+                    pictures,
+                    labels,
+                    texts,
+                    weight_decay=settings.weight_decay,
+                    correct_shared=settings.correct_shared,
+                    progress=progress,
+                    **common,
+                )
         write_json(folder / "history.json", losses)
         clip_model.save_clip(model, folder / "clip.pt")
 
-    recipe = {"finetune": settings, "clip": key_in(source), "seed": profile.seed,
-              "train": key_in(split_folder(profile, "train"))}  # fmt: skip
+    recipe = {
+        "finetune": settings,
+        "clip": key_in(source),
+        "seed": profile.seed,
+        "train": key_in(split_folder(profile, "train")),
+    }
     return artifact(profile.outputs / "weights", "clip_finetuned", recipe, make)
 
 
@@ -168,7 +206,11 @@ def clip_texts(profile: Profile, model) -> tuple[Tensor, Tensor]:
     classes = profile.data.classes
     table = prompts.parse_background(profile.losses.background)
     with torch.no_grad():
-        rows = [clip_model.encode_texts(model, texts)
-                for texts in prompts.background_texts(classes, table)]  # fmt: skip
-        return (clip_model.encode_texts(model, prompts.class_texts(classes)),
-                prompts.stack_ragged(rows))  # fmt: skip
+        rows = [
+            clip_model.encode_texts(model, texts)
+            for texts in prompts.background_texts(classes, table)
+        ]
+        return (
+            clip_model.encode_texts(model, prompts.class_texts(classes)),
+            prompts.stack_ragged(rows),
+        )

@@ -40,17 +40,22 @@ def network_maps(profile: Profile, method: str) -> Maps:
     def maps_of(images: Tensor) -> Tensor:
         x = (images.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
         with fits(device, "lower inference.batch"), clip_model.autocast(device, True):
-            maps = multi_scale_cam(model, x, scales=how.scales, flip=how.flip,
-                                   activation=activation, stride=how.stride)  # fmt: skip
+            maps = multi_scale_cam(
+                model, x, scales=how.scales, flip=how.flip, activation=activation, stride=how.stride
+            )
         return maps.float().cpu()
 
     return maps_of
 
 
 def keep_cams(
-    profile: Profile, name: str, split: str, load: Callable[[], Callable[[list[int]], Tensor]],
-    weights: Path, count: int | None = None,
-) -> Path:  # fmt: skip
+    profile: Profile,
+    name: str,
+    split: str,
+    load: Callable[[], Callable[[list[int]], Tensor]],
+    weights: Path,
+    count: int | None = None,
+) -> Path:
     """The artifact of the maps of a split's first `count` pictures (all by default).
 
     load() -> a function from numbers of pictures to their maps (B, K, S / stride, S / stride); it
@@ -67,9 +72,14 @@ def keep_cams(
             for i, cams in zip(chunk, maps_of(chunk), strict=True):
                 write_cam(folder / f"{names[i]}.npz", cams, labels[i], sizes[i], how.stride)
 
-    recipe = {"weights": key_in(weights), "pictures": key_in(split_folder(profile, split)),
-              "count": len(names), "scales": how.scales, "flip": how.flip,
-              "stride": how.stride}  # fmt: skip
+    recipe = {
+        "weights": key_in(weights),
+        "pictures": key_in(split_folder(profile, split)),
+        "count": len(names),
+        "scales": how.scales,
+        "flip": how.flip,
+        "stride": how.stride,
+    }
     return artifact(profile.outputs / "cams", f"{name}_{split}", recipe, make)
 
 
@@ -78,8 +88,11 @@ def write_cam(path: Path, cams: Tensor, label: Tensor, size: Tensor, stride: int
     height, width = (-(-int(side) // stride) for side in size)
     present = label.nonzero()[:, 0]
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, classes=(present + 1).to(torch.uint8).numpy(),
-                 maps=cams[present, :height, :width].half().numpy())  # fmt: skip
+        np.savez(
+            file,
+            classes=(present + 1).to(torch.uint8).numpy(),
+            maps=cams[present, :height, :width].half().numpy(),
+        )
 
 
 def read_cam(path: Path, size: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
@@ -151,16 +164,25 @@ def groups(profile: Profile, folder: Path, split: str, count: int | None = None)
             present = torch.zeros(1, dtype=torch.long)  # a map of zeros: all background
         cams = torch.zeros(len(some), len(present), height, width)
         for row, i in enumerate(some):
-            classes, maps = read_cam(folder / f"{names[i]}.npz", (height, width),
-                                     profile.inference.stride)  # fmt: skip
+            classes, maps = read_cam(
+                folder / f"{names[i]}.npz", (height, width), profile.inference.stride
+            )
             cams[row, torch.searchsorted(present, classes - 1)] = maps
-        yield Group(some, images[some, :, :height, :width], present + 1, cams,
-                    labels[some][:, present])  # fmt: skip
+        yield Group(
+            some, images[some, :, :height, :width], present + 1, cams, labels[some][:, present]
+        )
         start = end
 
 
-CRF_SETTINGS = ("sharpness", "bilateral_weight", "bilateral_sxy", "bilateral_srgb",
-                "gaussian_weight", "gaussian_sxy", "iterations")  # fmt: skip
+CRF_SETTINGS = (
+    "sharpness",
+    "bilateral_weight",
+    "bilateral_sxy",
+    "bilateral_srgb",
+    "gaussian_weight",
+    "gaussian_sxy",
+    "iterations",
+)
 
 
 def refine(profile: Profile, images: Tensor, cams: Tensor, thresholds, **changes) -> Tensor:
@@ -168,7 +190,9 @@ def refine(profile: Profile, images: Tensor, cams: Tensor, thresholds, **changes
     profile's settings, some changed."""
     settings = {name: getattr(profile.crf, name) for name in CRF_SETTINGS} | changes
     together, device = max(1, GROUP_PIXELS // images[0, 0].numel()), device_of(profile)
-    return torch.cat([
-        crf.refine_at(x.to(device).float() / 255, m.to(device), thresholds, **settings).cpu()
-        for x, m in zip(images.split(together), cams.split(together), strict=True)
-    ])  # fmt: skip
+    return torch.cat(
+        [
+            crf.refine_at(x.to(device).float() / 255, m.to(device), thresholds, **settings).cpu()
+            for x, m in zip(images.split(together), cams.split(together), strict=True)
+        ]
+    )

@@ -47,18 +47,28 @@ def threshold_scores(profile: Profile, method: str, use_crf: bool = False) -> di
                 if use_crf:
                     found = part.labels_of(refine(profile, part.images, maps, settings.thresholds))
                     counts[how] = counts[how] + torch.stack(
-                        [metrics.confusion(known, mask, labels) for mask in found.unbind(1)])
+                        [metrics.confusion(known, mask, labels) for mask in found.unbind(1)]
+                    )
                 else:
                     counts[how] = counts[how] + seeds.threshold_counts(
-                        maps, known, settings.thresholds, part.classes, labels)
+                        maps, known, settings.thresholds, part.classes, labels
+                    )
         curve = seeds.threshold_curve
-        write_json(folder / "scores.json", {
-            how: [metrics.miou(c) for c in found] if use_crf else curve(found)
-            for how, found in counts.items()})  # fmt: skip
+        write_json(
+            folder / "scores.json",
+            {
+                how: [metrics.miou(c) for c in found] if use_crf else curve(found)
+                for how, found in counts.items()
+            },
+        )
 
-    recipe = {"cams": key_in(cams), "masks": key_in(split_folder(profile, "train", "masks")),
-              "thresholds": settings.thresholds, "chosen_on": settings.chosen_on,
-              "crf": profile.crf if use_crf else None}  # fmt: skip
+    recipe = {
+        "cams": key_in(cams),
+        "masks": key_in(split_folder(profile, "train", "masks")),
+        "thresholds": settings.thresholds,
+        "chosen_on": settings.chosen_on,
+        "crf": profile.crf if use_crf else None,
+    }
     name = name_of(method, use_crf)
     return read_json(artifact(profile.outputs / "thresholds", name, recipe, make) / "scores.json")
 
@@ -116,15 +126,19 @@ def keep_segmentations(
         images, sizes = read_images(profile, split), read_sizes(profile, split).tolist()
         todo = [i for i, name in enumerate(names) if not (folder / f"{name}.png").is_file()]
         predict, batch = load(), profile.inference.batch
-        for start in tqdm(range(0, len(todo), batch), f"{name} on {split}", leave=False,
-                          disable=len(todo) < 500):  # fmt: skip
+        for start in tqdm(
+            range(0, len(todo), batch), f"{name} on {split}", leave=False, disable=len(todo) < 500
+        ):
             chunk = todo[start : start + batch]
             for i, mask in zip(chunk, predict(images[chunk]), strict=True):
                 height, width = sizes[i]
                 write_mask(folder / f"{names[i]}.png", mask[:height, :width].numpy())
 
-    recipe = {"weights": key_in(weights), "pictures": key_in(split_folder(profile, split)),
-              "scales": profile.deeplab.scales}  # fmt: skip
+    recipe = {
+        "weights": key_in(weights),
+        "pictures": key_in(split_folder(profile, split)),
+        "scales": profile.deeplab.scales,
+    }
     return artifact(profile.outputs / "segmentations", f"{name}_{split}", recipe, make)
 
 

@@ -34,13 +34,18 @@ def leaks(profile: Profile, split: str, prediction: Tensor, truth: Tensor) -> di
     root, classes = make_data(profile), list(profile.data.classes)
     if not (root / "grounds.txt").is_file():
         reach, names = profile.data.size // 8, [name for name in AROUND if name in classes]
-        pairs = {f"around->{name}": _around_leak(prediction, truth, classes.index(name) + 1, reach)
-                 for name in names}  # fmt: skip
+        pairs = {
+            f"around->{name}": _around_leak(prediction, truth, classes.index(name) + 1, reach)
+            for name in names
+        }
     else:
         ground, names = ground_masks(profile, split), list(ground_names(root))
-        pairs = {key: metrics.leak_rate(prediction, ground, names.index(under) + 1,
-                                        classes.index(name) + 1)
-                 for key, (under, name) in LEAKS.items()}  # fmt: skip
+        pairs = {
+            key: metrics.leak_rate(
+                prediction, ground, names.index(under) + 1, classes.index(name) + 1
+            )
+            for key, (under, name) in LEAKS.items()
+        }
     return {key: labelled / max(1, total) for key, (labelled, total) in pairs.items()}
 
 
@@ -67,11 +72,13 @@ def row_of(profile: Profile, method: str, split: str, prediction: Tensor, truth:
     names = ["background", *profile.data.classes]
     counts = metrics.confusion(truth, prediction, len(names))
     return {
-        "method": method, "split": split, "seed": profile.seed,
+        "method": method,
+        "split": split,
+        "seed": profile.seed,
         "miou": float(metrics.miou(counts)),
         "iou": {n: float(v) for n, v in zip(names, metrics.iou(counts), strict=True)},
         "leak": leaks(profile, split, prediction, truth),
-    }  # fmt: skip
+    }
 
 
 def measure(profile: Profile, method: str, use_crf: bool = False) -> list[dict]:
@@ -111,10 +118,12 @@ def zero_shot(profile: Profile, clip_folder: Path, name: str, split: str = "") -
     alone = labels.sum(1) == 1
     encode = clip_model.image_encoder(model)
     texts = clip_model.encode_texts(model, prompts.class_texts(profile.data.classes))
-    guess = torch.cat([
-        (encode(clip_model.normalise(part.to(device).float() / 255)) @ texts.T).argmax(1).cpu()
-        for part in images[alone].split(256)
-    ])  # fmt: skip
+    guess = torch.cat(
+        [
+            (encode(clip_model.normalise(part.to(device).float() / 255)) @ texts.T).argmax(1).cpu()
+            for part in images[alone].split(256)
+        ]
+    )
     truth = labels[alone].argmax(1)
     accuracy = {
         c: float((guess[truth == k] == k).float().mean()) if bool((truth == k).any()) else None
@@ -138,10 +147,15 @@ def oracle_check(profile: Profile, clip_folder: Path, pictures: int = 80) -> lis
         losses = oracle.losses_at_masks(
             clip_model.image_encoder(model),
             clip_model.normalise(images[some].to(device).float() / 255),
-            thing.to(device), home_of(profile, "val", some, thing).to(device), k,
-            class_text, background_text, weights=loss_weights(profile), stride=profile.cam.stride,
+            thing.to(device),
+            home_of(profile, "val", some, thing).to(device),
+            k,
+            class_text,
+            background_text,
+            weights=loss_weights(profile),
+            stride=profile.cam.stride,
             cbs_threshold=form.cbs_threshold if form.cbs_form == "thresholded" else None,
-        )  # fmt: skip
+        )
         rows += [{"class": name, "mask": m, "seed": profile.seed} | v for m, v in losses.items()]
     return rows
 

@@ -50,9 +50,12 @@ def new_network(profile: Profile) -> CAMNet:
     with torch.random.fork_rng():
         torch.manual_seed(profile.seed)
         net = CAMNet(
-            len(profile.data.classes), cam.layers, thin=cam.thin, stride=cam.stride,
+            len(profile.data.classes),
+            cam.layers,
+            thin=cam.thin,
+            stride=cam.stride,
             backbone=cam.backbone,
-        )  # fmt: skip
+        )
     if cam.weights == "imagenet":
         load_imagenet(net.backbone, profile.weights)
     elif cam.weights:
@@ -90,8 +93,9 @@ def load_network(profile: Profile, method: str) -> CAMNet:
 
 def unusual(profile: Profile) -> dict:
     """The settings of `compute` that are not as usual, for a recipe; the others change nothing."""
-    usual = Compute(accumulate=1, frozen_norm=False, full_precision=False, frozen_stages=0,
-                    optimiser="adamw")  # fmt: skip
+    usual = Compute(
+        accumulate=1, frozen_norm=False, full_precision=False, frozen_stages=0, optimiser="adamw"
+    )
     return {k: v for k, v in asdict(profile.compute).items() if v != getattr(usual, k)}
 
 
@@ -116,32 +120,53 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
         model = model.to(device, memory_format=torch.channels_last)
         data = read_split(profile, "train", masks=method == "full_masks")
         todo = MemoryBatches(
-            *data, settings["batch"], profile.seed, read_sizes(profile, "train"),
-            profile.augment.crop, profile.augment.resize,
-        )  # fmt: skip
+            *data,
+            settings["batch"],
+            profile.seed,
+            read_sizes(profile, "train"),
+            profile.augment.crop,
+            profile.augment.resize,
+        )
         per_epoch = len(todo(0))
         done = (state or {}).get("epoch", 0) * per_epoch
-        advice = (f"raise compute.accumulate (now {profile.compute.accumulate}), or lower "
-                  f"{_section(method)}.batch (now {settings['batch']}) or augment.crop")
-        with (bar(settings["epochs"] * per_epoch, method, done) as progress,
-              fits(device, advice)):  # fmt: skip
+        advice = (
+            f"raise compute.accumulate (now {profile.compute.accumulate}), or lower "
+            f"{_section(method)}.batch (now {settings['batch']}) or augment.crop"
+        )
+        with bar(settings["epochs"] * per_epoch, method, done) as progress, fits(device, advice):
             history = training.train(
-                model, _cam_loss(profile, method), todo, epochs=settings["epochs"],
-                lr=settings["lr"], weight_decay=settings["weight_decay"],
-                head_lr_factor=settings["head_lr_factor"], optimiser=profile.compute.optimiser,
-                clip_norm=settings.get("clip_norm", 0.0), state=state, team=team,
-                accumulate=profile.compute.accumulate, frozen_norm=profile.compute.frozen_norm,
+                model,
+                _cam_loss(profile, method),
+                todo,
+                epochs=settings["epochs"],
+                lr=settings["lr"],
+                weight_decay=settings["weight_decay"],
+                head_lr_factor=settings["head_lr_factor"],
+                optimiser=profile.compute.optimiser,
+                clip_norm=settings.get("clip_norm", 0.0),
+                state=state,
+                team=team,
+                accumulate=profile.compute.accumulate,
+                frozen_norm=profile.compute.frozen_norm,
                 amp=not profile.compute.full_precision,
                 save=lambda parts: save_checkpoint(folder, parts["epoch"], **parts),
-                progress=progress, watch=_keep_maps(profile, folder),
-            )  # fmt: skip
+                progress=progress,
+                watch=_keep_maps(profile, folder),
+            )
         if team.rank == 0:
             write_json(folder / "history.json", history)
             save_tensors(folder / "weights.safetensors", model.state_dict())
 
-    recipe = {"method": method, "settings": settings, "cam": profile.cam, "seed": profile.seed,
-              "augment": profile.augment, "train": key_in(split_folder(profile, "train")),
-              **inputs, **unusual(profile)}  # fmt: skip
+    recipe = {
+        "method": method,
+        "settings": settings,
+        "cam": profile.cam,
+        "seed": profile.seed,
+        "augment": profile.augment,
+        "train": key_in(split_folder(profile, "train")),
+        **inputs,
+        **unusual(profile),
+    }
     root = profile.outputs / "weights"
     folder = folder_of(root, method, recipe)
     if team.told(not folder.is_dir()) and team.rank > 0:
@@ -178,9 +203,13 @@ def _cam_settings(profile: Profile, method: str) -> dict:
         area = {"area_weight": profile.cam.area_weight} if method == "cam_area" else {}
         return asdict(getattr(profile, section)) | area
     epochs = profile.cam.longer_epochs if method == "cam_longer" else profile.cam.epochs
-    return {"epochs": epochs, "batch": profile.cam.batch, "lr": profile.cam.lr,
-            "head_lr_factor": profile.cam.head_lr_factor,
-            "weight_decay": profile.cam.weight_decay}  # fmt: skip
+    return {
+        "epochs": epochs,
+        "batch": profile.cam.batch,
+        "lr": profile.cam.lr,
+        "head_lr_factor": profile.cam.head_lr_factor,
+        "weight_decay": profile.cam.weight_decay,
+    }
 
 
 def _cam_loss(profile: Profile, method: str) -> objectives.Loss:
@@ -196,7 +225,9 @@ def _cam_loss(profile: Profile, method: str) -> objectives.Loss:
     model = clip_model.load_clip(finetune_clip(profile) / "clip.pt", device_of(profile))
     form = profile.losses
     return objectives.clims_training_loss(
-        clip_model.image_encoder(model), *clip_texts(profile, model),
-        size=model.visual.input_resolution, weights=loss_weights(profile, method),
+        clip_model.image_encoder(model),
+        *clip_texts(profile, model),
+        size=model.visual.input_resolution,
+        weights=loss_weights(profile, method),
         cbs_threshold=form.cbs_threshold if form.cbs_form == "thresholded" else None,
-    )  # fmt: skip
+    )

@@ -18,13 +18,22 @@ from clims_lib.stages import semi_supervised
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m clims_lib.stages.segment", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m clims_lib.stages.segment",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("method", help="deeplab_clims, supervised, cct, cct_clims, ...")
     parser.add_argument("--profile", default="mini", help="name or .toml file (default: mini)")
     parser.add_argument("--split", default="test", help="default: test")
-    parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
-                        help="a setting, e.g. seed=1")
+    parser.add_argument(
+        "-p",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="overrides",
+        help="a setting, e.g. seed=1",
+    )
     options = parser.parse_args(arguments)
     try:
         profile = load_profile(options.profile, options.overrides)

@@ -43,8 +43,12 @@ def methods_of(profile: Profile) -> dict[str, tuple[bool, bool]]:
 
     The last one is named after the masks: "cct_clims" with those of CLIMS, refined or not.
     """
-    return {"supervised": (False, False), "pseudo_only": (False, True), "cct": (True, False),
-            f"cct_{network_of(profile.pseudo.method)}": (True, True)}  # fmt: skip
+    return {
+        "supervised": (False, False),
+        "pseudo_only": (False, True),
+        "cct": (True, False),
+        f"cct_{network_of(profile.pseudo.method)}": (True, True),
+    }
 
 
 def new_cct(profile: Profile) -> CCT:
@@ -53,10 +57,13 @@ def new_cct(profile: Profile) -> CCT:
     with torch.random.fork_rng():
         torch.manual_seed(profile.seed)
         return CCT(
-            network.backbone, network.channels, len(profile.data.classes) + 1,
-            settings.feature_channels, settings.perturbations,
+            network.backbone,
+            network.channels,
+            len(profile.data.classes) + 1,
+            settings.feature_channels,
+            settings.perturbations,
             max(1, profile.cam.stride // settings.output_stride),
-        )  # fmt: skip
+        )
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -77,8 +84,16 @@ def draw_order(count: int, batch_size: int, steps: int, generator: Generator) ->
     return torch.cat(order)[: batch_size * steps].view(steps, batch_size)
 
 
-def _batches(images: Tensor, sizes: Tensor, masks: Tensor | None, augment: Augment, *,
-             size: int, steps: int, seed: int) -> cct.Batches:  # fmt: skip
+def _batches(
+    images: Tensor,
+    sizes: Tensor,
+    masks: Tensor | None,
+    augment: Augment,
+    *,
+    size: int,
+    steps: int,
+    seed: int,
+) -> cct.Batches:
     """Random crops, mirrored at random; step and seed decide a batch, whatever went before."""
     generator = torch.Generator().manual_seed(seed)
     order = draw_order(len(images), size, steps, generator)
@@ -88,9 +103,13 @@ def _batches(images: Tensor, sizes: Tensor, masks: Tensor | None, augment: Augme
     def start_at(start: int):
         for some, flip, window in zip(order[start:], mirror[start:], windows[start:], strict=True):
             x, m = random_crops(
-                images[some].float() / 255, None if masks is None else masks[some], sizes[some],
-                window, crop=augment.crop, resize=augment.resize,
-            )  # fmt: skip
+                images[some].float() / 255,
+                None if masks is None else masks[some],
+                sizes[some],
+                window,
+                crop=augment.crop,
+                resize=augment.resize,
+            )
             x = normalise(x)
             x = torch.where(flip[:, None, None, None], x.flip(-1), x)
             yield x, None if m is None else torch.where(flip[:, None, None], m.flip(-1), m)
@@ -115,22 +134,36 @@ def train_cct(profile: Profile, method: str) -> Path:
         model = model.to(device_of(profile))
         images, _, masks = read_split(profile, "train_labelled", masks=True)
         labelled = _batches(
-            images, read_sizes(profile, "train_labelled"), masks, profile.augment,
-            size=settings.batch_labelled, steps=settings.steps, seed=profile.seed,
-        )  # fmt: skip
+            images,
+            read_sizes(profile, "train_labelled"),
+            masks,
+            profile.augment,
+            size=settings.batch_labelled,
+            steps=settings.steps,
+            seed=profile.seed,
+        )
         weak = None
         if consistent or pseudo:
             masks = read_masks(profile, source, "train_weak") if source else None
             weak = _batches(
-                read_split(profile, "train_weak")[0], read_sizes(profile, "train_weak"), masks,
-                profile.augment, size=settings.batch_weak, steps=settings.steps,
+                read_split(profile, "train_weak")[0],
+                read_sizes(profile, "train_weak"),
+                masks,
+                profile.augment,
+                size=settings.batch_weak,
+                steps=settings.steps,
                 seed=profile.seed + 1,
-            )  # fmt: skip
+            )
         advice = "lower cct.batch_labelled, cct.batch_weak or augment.crop"
         with tqdm(total=settings.steps, desc=method) as bar, fits(device_of(profile), advice):
             history = cct.train_cct(
-                model, labelled, weak, steps=settings.steps, lr=settings.lr,
-                weight_decay=settings.weight_decay, state=load_checkpoint(folder),
+                model,
+                labelled,
+                weak,
+                steps=settings.steps,
+                lr=settings.lr,
+                weight_decay=settings.weight_decay,
+                state=load_checkpoint(folder),
                 generator=torch.Generator(device_of(profile)).manual_seed(profile.seed),
                 bf16=not profile.compute.full_precision,
                 save=lambda state: save_checkpoint(folder, **state),
@@ -138,15 +171,23 @@ def train_cct(profile: Profile, method: str) -> Path:
                 unsupervised_weight=settings.unsupervised_weight if consistent else 0.0,
                 weak_weight_auxiliary=settings.weak_weight_auxiliary if pseudo else 0.0,
                 weak_weight_main=settings.weak_weight_main if pseudo else 0.0,
-                ramp=settings.ramp, reduction="sum_labels",
-            )  # fmt: skip
+                ramp=settings.ramp,
+                reduction="sum_labels",
+            )
         write_json(folder / "history.json", history)
         save_tensors(folder / "weights.safetensors", model.state_dict())
 
-    recipe = {"method": method, "cct": settings, "cam": profile.cam, "seed": profile.seed,
-              "augment": profile.augment, "start": key_in(train_cam(profile, "cam")),
-              "data": [key_in(split_folder(profile, s)) for s in ("train_labelled", "train_weak")],
-              "masks": key_in(source) if source else None, **unusual(profile)}  # fmt: skip
+    recipe = {
+        "method": method,
+        "cct": settings,
+        "cam": profile.cam,
+        "seed": profile.seed,
+        "augment": profile.augment,
+        "start": key_in(train_cam(profile, "cam")),
+        "data": [key_in(split_folder(profile, s)) for s in ("train_labelled", "train_weak")],
+        "masks": key_in(source) if source else None,
+        **unusual(profile),
+    }
     return artifact(profile.outputs / "weights", method, recipe, make)
 
 
@@ -184,5 +225,4 @@ def measure_cct(profile: Profile, method: str) -> list[dict]:
     """Rows of one semi-supervised method on val and test."""
     masks = {split: segment(profile, method, split) for split in profile.data.evaluated}
     seconds = read_manifest(train_cct(profile, method))["seconds"]
-    return measure_masks(profile, method, masks, threshold=None, crf=False,
-                         seconds=seconds)  # fmt: skip
+    return measure_masks(profile, method, masks, threshold=None, crf=False, seconds=seconds)

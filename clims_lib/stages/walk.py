@@ -60,8 +60,10 @@ def make_cams(profile: Profile, method: str, split: str, count: int | None = Non
             maps_of = network_maps(profile, name)
             return lambda some: maps_of(images[some])
         names, walk = open_split(profile, split).names, load_walk(profile, name)
-        return lambda some: walk(images[some], torch.stack(
-            [read_small(profile, plain / f"{names[i]}.npz") for i in some]))  # fmt: skip
+        return lambda some: walk(
+            images[some],
+            torch.stack([read_small(profile, plain / f"{names[i]}.npz") for i in some]),
+        )
 
     return keep_cams(profile, method, split, load, weights, count)
 
@@ -95,8 +97,9 @@ def load_walk(profile: Profile, name: str) -> Callable[[Tensor, Tensor], Tensor]
             x = part.to(device).float() / 255
             values = random_walk.affinity(head(features(model, x, settings.stride)), steps)
             small = resize(scores.to(device), values.shape[-2:])
-            small = random_walk.random_walk(small, values, steps, beta=settings.beta,
-                                            times=settings.times)  # fmt: skip
+            small = random_walk.random_walk(
+                small, values, steps, beta=settings.beta, times=settings.times
+            )
             walked.append(resize(small, maps.shape[-2:]).cpu())
         return torch.cat(walked)
 
@@ -151,20 +154,33 @@ def train_affinity(profile: Profile, name: str) -> Path:
 
         head, state = new_affinity(profile, model).to(device), load_checkpoint(folder)
         done = len(state["history"]) if state else 0
-        with (bar(settings.steps, f"affinities of {name}", done) as progress,
-              fits(device, "lower walk.batch")):  # fmt: skip
+        with (
+            bar(settings.steps, f"affinities of {name}", done) as progress,
+            fits(device, "lower walk.batch"),
+        ):
             history = random_walk.train_head(
-                head, draw, len(images), random_walk.offsets(settings.radius),
-                steps=settings.steps, batch=settings.batch, lr=settings.lr, state=state,
+                head,
+                draw,
+                len(images),
+                random_walk.offsets(settings.radius),
+                steps=settings.steps,
+                batch=settings.batch,
+                lr=settings.lr,
+                state=state,
                 generator=torch.Generator().manual_seed(profile.seed),
                 save=lambda parts: save_checkpoint(folder, len(parts["history"]), **parts),
                 progress=progress,
-            )  # fmt: skip
+            )
         write_json(folder / "history.json", history)
         save_tensors(folder / "weights.safetensors", head.state_dict())
 
-    recipe = {"walk": settings, "weights": key_in(weights), "inference": profile.inference,
-              "crf": profile.crf, "seed": profile.seed}  # fmt: skip
+    recipe = {
+        "walk": settings,
+        "weights": key_in(weights),
+        "inference": profile.inference,
+        "crf": profile.crf,
+        "seed": profile.seed,
+    }
     return artifact(profile.outputs / "weights", f"{name}{WALK}", recipe, make)
 
 
