@@ -1,13 +1,12 @@
 """Folders that are either whole or absent, named by what produced them.
 
-`artifact` gives a stage's result a folder `<name>-<key>`; the key is a hash of the stage's recipe
-(its settings, its seed, its inputs' keys). Changing a setting changes the key and the old result
-stays. A stage that is interrupted finds its checkpoint in the partial folder and goes on from it.
+`artifact` gives a result a folder `<name>-<key>`; the key is a hash of its recipe, all that decides
+its content (stages/stage.py says what that is). Changing a setting changes the key and the old
+result stays. Who is interrupted finds the checkpoint in the partial folder and goes on from it.
 """
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -17,34 +16,74 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 
 MANIFEST, CHECKPOINT = "manifest.json", "checkpoint.pt"
 
 
-def artifact(root: Path, name: str, recipe: dict, make: Callable[[Path], None]) -> Path:
+def artifact(
+    root: Path,
+    name: str,
+    recipe: dict,
+    make: Callable[[Path], None],
+    about: dict | None = None,
+    team: Any = None,
+) -> Path:
     """Return the folder `root/<name>-<key>`, calling `make(partial folder)` only if it is absent.
 
     Two processes that ask for the same artifact wait for each other. `make` must leave its work
-    in the folder it is handed; when it is interrupted that folder is handed to it again.
-    Raises ValueError for a name with a path separator or a recipe that is not plain data.
+    in the folder it is handed; when it is interrupted that folder is handed to it again. about:
+    more for the manifest. team (devices.Team): every process of it calls `make`, to share the work;
+    the first one keeps the folder. Raises ValueError for a name with a path separator or a recipe
+    that is not plain data.
     """
     if not name or Path(name).name != name:
         raise ValueError(f"an artifact's name is one folder name, not {name!r}")
-    recipe = json.loads(_canonical(recipe))
+    recipe = plain(recipe)
     folder = folder_of(root, name, recipe)
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.parent / f".{folder.name}.lock"):
-        if not folder.is_dir():  # it may have been finished while we waited for the lock
-            _make(folder, recipe, make)
+    if team is not None and team.size > 1:
+        _share(folder, recipe, make, about or {}, team)
+    elif not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lock_of(folder):
+            if not folder.is_dir():  # it may have been finished while we waited for the lock
+                _make(folder, recipe, make, about or {})
     return folder
+
+
+def _share(folder: Path, recipe: dict, make: Callable, about: dict, team: Any) -> None:
+    """The first process asks for the lock and tells the others what it found; all of them work."""
+    if team.rank > 0:
+        while (found := team.broadcast(None)) == "wait":  # short waits: a collective call times out
+            pass
+        if found == "make":
+            make(_partial(folder))
+    else:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = _lock_of(folder)
+        while True:
+            try:
+                lock.acquire(timeout=30)
+                break
+            except Timeout:
+                team.broadcast("wait")
+        try:
+            if team.broadcast("there" if folder.is_dir() else "make") == "make":
+                _make(folder, recipe, make, about)
+        finally:
+            lock.release()
+    team.broadcast(None)  # nobody goes on before the folder has its name
 
 
 def folder_of(root: Path, name: str, recipe: dict) -> Path:
     """Return where `artifact` puts, or will put, its folder."""
     return Path(root) / f"{name}-{key_of(recipe)}"
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON reads it back: dataclasses are dictionaries, tuples are lists."""
+    return json.loads(_canonical(value))
 
 
 def key_of(recipe: Any) -> str:
@@ -127,21 +166,14 @@ def load_checkpoint(folder: Path) -> dict | None:
     return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
 
 
-def resume(folder: Path, **objects: Any) -> int:
-    """Load a checkpoint into models, optimisers and generators; return its step (0 if none)."""
-    checkpoint = load_checkpoint(folder)
-    if checkpoint is None:
-        return 0
-    for name, value in objects.items():
-        load = value.set_state if isinstance(value, torch.Generator) else value.load_state_dict
-        load(checkpoint[name])
-    return checkpoint["step"]
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.partial")
 
 
-def _make(folder: Path, recipe: dict, make: Callable[[Path], None]) -> None:
-    partial = folder.with_name(f"{folder.name}.partial")
+def _make(folder: Path, recipe: dict, make: Callable[[Path], None], about: dict) -> None:
+    partial = _partial(folder)
     partial.mkdir(exist_ok=True)
-    manifest = {"recipe": recipe, "seconds": _seconds_so_far(partial)}
+    manifest = {**about, "recipe": recipe, "seconds": _seconds_so_far(partial)}
     before, started = manifest["seconds"], time.time()
     write_json(partial / MANIFEST, manifest | {"started": started})
     try:
@@ -167,11 +199,9 @@ def _seconds_so_far(partial: Path) -> float:
     return manifest["seconds"] + max(0.0, last - manifest["started"])
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released by the system even if the process is killed
-        yield
+def _lock_of(folder: Path) -> FileLock:
+    """Given back by the system even if the process is killed."""
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
 def _canonical(recipe: Any) -> str:

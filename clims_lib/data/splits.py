@@ -8,13 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clims_lib.artifacts import artifact, load_tensors, save_tensors
+from clims_lib.artifacts import key_of, load_tensors, save_tensors
 from clims_lib.batches import FILL
 from clims_lib.config import Profile
 from clims_lib.data.pictures import digest_of, in_order, read_array, sizes_path, write_array
 from clims_lib.data.voc import VOCFolder, has_list
 from clims_lib.metrics import IGNORE
 from clims_lib.miniworld import world
+from clims_lib.settings import Data
+from clims_lib.stage import make_once
 
 
 def make_data(profile: Profile) -> Path:
@@ -31,7 +33,6 @@ def make_data(profile: Profile) -> Path:
     return root
 
 
-@lru_cache(maxsize=32)  # reading VOC's lists of labels takes a while, and every key asks for them
 def open_split(profile: Profile, split: str, masks: bool = False, labels: bool = True) -> VOCFolder:
     """One of train, val, test, train_labelled and train_weak, as a VOCFolder.
 
@@ -39,7 +40,14 @@ def open_split(profile: Profile, split: str, masks: bool = False, labels: bool =
     `data.labelled` pictures of a seeded shuffle of train there, and the others in train_weak.
     Raises ValueError when VOC's list does not have the number of pictures that the profile says.
     """
-    root, data = make_data(profile), profile.data
+    root = make_data(profile)
+    lists = [root / "classes.txt", *(root / "ImageSets").rglob("*.txt")]
+    status = [(p, s.st_mtime_ns, s.st_size) for p in lists if p.is_file() and (s := p.stat())]
+    return _open(root, profile.data, split, masks, labels, tuple(sorted(status)))
+
+
+@lru_cache(maxsize=32)  # reading VOC's lists of labels takes a while, and every key asks for them
+def _open(root: Path, data: Data, split: str, masks: bool, labels: bool, lists: tuple) -> VOCFolder:
     parts = ("train_labelled", "train_weak")
     derived = split in parts and not has_list(root, split)
     name = data.train_list if split == "train" or derived else split
@@ -54,9 +62,16 @@ def open_split(profile: Profile, split: str, masks: bool = False, labels: bool =
     return folder
 
 
+def contents(profile: Profile, split: str, kind: str) -> str:
+    """A hash of all that is on disk of a split's images, labels, masks or grounds (kind)."""
+    data = open_split(profile, split, masks=kind == "masks", labels=kind == "labels")
+    folder = key_of(str(data.root.absolute()))
+    return digest_of(data.files(kind), profile.outputs / "digests" / f"{folder}-{kind}.json")
+
+
 def split_folder(profile: Profile, split: str, kind: str = "images") -> Path:
     """The artifact of a split's images, its labels or its masks (kind)."""
-    data = open_split(profile, split, masks=kind == "masks", labels=kind != "images")
+    data = open_split(profile, split, masks=kind == "masks", labels=kind == "labels")
     size, count = profile.data.size, len(data)
 
     def make(folder: Path) -> None:
@@ -72,15 +87,18 @@ def split_folder(profile: Profile, split: str, kind: str = "images") -> Path:
         arrays = in_order(read, count, f"{split} {kind}")
         write_array(folder / f"{kind}.npy", arrays, count, size, fill)
 
-    where, suffix = ("JPEGImages", ".jpg") if kind == "images" else ("SegmentationClass", ".png")
-    files = [path for n in data.names if (path := data.root / where / f"{n}{suffix}").is_file()]
-    recipe = {
-        "names": list(data.names),
-        "classes": list(data.classes),
-        "size": size,
-        "files": digest_of(files),
-    }
-    return artifact(profile.outputs / "splits", f"{split}_{kind}", recipe, make)
+    settings = {"images": ["data.size"], "labels": [], "masks": ["data.size"]}[kind]
+    named = [] if kind == "images" else ["data.classes"]
+    inputs = {"names": key_of(data.names), kind: contents(profile, split, kind)}
+    return make_once(
+        profile,
+        "splits",
+        f"{split}_{kind}",
+        make,
+        settings=[*settings, *named],
+        inputs=inputs,
+        code=[VOCFolder],
+    )
 
 
 def read_images(profile: Profile, split: str) -> Tensor:

@@ -160,6 +160,7 @@ class VOCFolder(torch.utils.data.Dataset):
         for new, name in enumerate(self.classes, start=1):
             self._index[known.index(name) + 1] = new
         self.names = list_names(self.root, split)
+        self._lists = []  # of ImageSets/Main, those that were read
         self._labels = self._read_main() if labels else {}
         self._check_files("JPEGImages", ".jpg", self.names)
         self._aug = {path.stem for path in (self.root / "SegmentationClassAug").glob("*.png")}
@@ -184,6 +185,18 @@ class VOCFolder(torch.utils.data.Dataset):
         """Return picture i's image-level label, float (K,), without reading the picture."""
         return self._label(self.names[i], None)
 
+    def files(self, kind):
+        """Return the files that decide the split's "images", "labels", "masks" or "grounds"."""
+        if kind == "images":
+            return [self.root / "JPEGImages" / f"{name}.jpg" for name in self.names]
+        if kind == "grounds":
+            names = [self.root / "grounds.txt"]
+            return names + [self.root / "SegmentationGround" / f"{n}.png" for n in self.names]
+        names = [path for path in (self.root / "classes.txt",) if path.is_file()]
+        unlisted = [name for name in self.names if kind == "masks" or name not in self._labels]
+        lists = self._lists if kind == "labels" else []
+        return [*names, *lists, *(self._mask_path(name) for name in unlisted)]
+
     def ground(self, i):
         """Return uint8 (H, W): indices of what lies under the objects; ValueError if not there."""
         path = self.root / "SegmentationGround" / f"{self.names[i]}.png"
@@ -197,10 +210,14 @@ class VOCFolder(torch.utils.data.Dataset):
         label[[int(k) - 1 for k in present if k not in (0, IGNORE)]] = 1.0
         return label
 
-    def _mask(self, name, size=None):
+    def _mask_path(self, name):
         path = self.root / "SegmentationClass" / f"{name}.png"
         if name in self._aug and not path.is_file():  # SBD's; VOC's own mask is the better one
-            path = self.root / "SegmentationClassAug" / f"{name}.png"
+            return self.root / "SegmentationClassAug" / f"{name}.png"
+        return path
+
+    def _mask(self, name, size=None):
+        path = self._mask_path(name)
         mask = read_mask(path)
         if size is not None and mask.shape != tuple(size):
             raise ValueError(
@@ -225,6 +242,7 @@ class VOCFolder(torch.utils.data.Dataset):
             paths = sorted(folder.glob(f"{name}_{pattern}.txt"))
             if not paths and any(folder.glob(f"*_{pattern}.txt")):
                 raise ValueError(f"there is no list {folder / f'{name}_{pattern}.txt'}")
+            self._lists += paths
             for path in paths:
                 for line in _lines(path):
                     picture, value = _main_line(path, line)

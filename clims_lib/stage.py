@@ -1,0 +1,119 @@
+"""What a stage is: a folder that is made once from what the stage declares, and never anew.
+
+A stage declares the settings that it reads, by name; its inputs, which are other stages' folders or
+what the data are; and its code, which is the function that it is with all that it can reach. These
+three are the folder's recipe and its key a hash of them. So a result cannot be stale: what changes
+it changes its name. Tests hold the declarations against what stages really read and run.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from clims_lib.artifacts import MANIFEST, artifact, folder_of, plain, read_json
+from clims_lib.config import Profile
+from clims_lib.devices import ALONE, Team
+from clims_lib.sources import code_of
+
+# Where things lie, how many work at once, and on how many pictures: no result depends on them.
+HARMLESS = ("name", "note", "device", "jobs", "data_root", "weights", "outputs", "inference.batch")
+# The recipe that is being made just now: for the test that looks at what a stage reads.
+recipe_at_work: contextvars.ContextVar[dict | None] = contextvars.ContextVar("recipe", default=None)
+
+
+def make_once(
+    profile: Profile,
+    kind: str,
+    name: str,
+    make: Callable[[Path], None],
+    *,
+    settings: Iterable[str] = (),
+    inputs: Mapping[str, Any] | None = None,
+    code: Iterable[Callable] = (),
+    team: Team = ALONE,
+) -> Path:
+    """Return the folder outputs/<kind>/<name>-<key>, calling make(folder) only if it is absent.
+
+    settings: dotted names of the profile's settings, "clims.lr", or of a section, "crf". inputs:
+    {what it is: the folder of a finished stage, or plain data}. code: functions that the stage
+    takes from a table, since its own source does not name them. The rest is as for `artifact`;
+    the manifest also tells why the folder was made although one of its name was there.
+    """
+    recipe = plain(
+        {
+            "settings": {
+                k: v for setting in settings for k, v in values_of(profile, setting).items()
+            },
+            "inputs": {what: _reference(value) for what, value in (inputs or {}).items()},
+            "code": code_of(make, *code),
+        }
+    )
+
+    def watched(folder: Path) -> None:
+        token = recipe_at_work.set(recipe)
+        try:
+            make(folder)
+        finally:
+            recipe_at_work.reset(token)
+
+    root = profile.outputs / kind
+    folder = folder_of(root, name, recipe)
+    about = {} if folder.is_dir() else {"why": why(folder, recipe)}
+    return artifact(root, name, recipe, watched, about, team)
+
+
+def values_of(profile: Profile, setting: str) -> dict[str, Any]:
+    """{dotted name: value} of a setting, or of all settings of a section."""
+    value: Any = profile
+    for part in setting.split("."):
+        value = getattr(value, part)
+    return _flat(setting, asdict(value) if is_dataclass(value) else value)  # type: ignore[arg-type]
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(f"{name}.{key}", inner).items()}
+
+
+def _reference(value: Any) -> Any:
+    return f"{value.parent.name}/{value.name}" if isinstance(value, Path) else value
+
+
+def why(folder: Path, recipe: dict) -> list[str]:
+    """What is new about a recipe, held against the nearest folder of its name: ["losses.py
+    changed"]; nothing where there is none."""
+    name = folder.name.rpartition("-")[0]
+    found = [
+        differences(read_json(path / MANIFEST)["recipe"], recipe, folder.parents[1])
+        for path in folder.parent.glob(f"{name}-{'[0-9a-f]' * 10}")
+        if path != folder and (path / MANIFEST).is_file()
+    ]
+    return min(found, key=len, default=[])
+
+
+def differences(old: dict, new: dict, outputs: Path) -> list[str]:
+    """Why two recipes differ, in words, down to the settings, data and code of their inputs."""
+    found: dict[str, None] = {}
+    for setting in _changed(old, new, "settings"):
+        before, after = (recipe.get("settings", {}).get(setting) for recipe in (old, new))
+        found[f"{setting} is {after}, was {before}" if before is not None else setting] = None
+    for what in _changed(old, new, "inputs"):
+        before, after = (recipe.get("inputs", {}).get(what) for recipe in (old, new))
+        manifests = [outputs / str(value) / MANIFEST for value in (before, after)]
+        if all(isinstance(v, str) for v in (before, after)) and all(m.is_file() for m in manifests):
+            deeper = (read_json(manifest)["recipe"] for manifest in manifests)
+            found |= dict.fromkeys(differences(*deeper, outputs))
+        else:
+            found[f"{what} changed"] = None
+    found |= {f"{file} changed": None for file in _changed(old, new, "code")}
+    return list(found)
+
+
+def _changed(old: dict, new: dict, part: str) -> list[str]:
+    before, after = old.get(part, {}), new.get(part, {})
+    return [key for key in {**before, **after} if before.get(key) != after.get(key)]
