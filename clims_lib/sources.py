@@ -209,7 +209,8 @@ def _imports_of(node: ast.AST) -> dict[str, tuple[str, str]]:
 def _check_loaded(name: str) -> None:
     """Raise ValueError unless what is loaded is what the file says now."""
     path, loaded = _path_of(name), vars(sys.modules[name]) if name in sys.modules else {}
-    for code in compile(path.read_text(encoding="utf-8"), str(path), "exec").co_consts:
+    text = path.read_text(encoding="utf-8")
+    for code in compile(text, str(path), "exec", dont_inherit=True).co_consts:
         function = loaded.get(code.co_name) if isinstance(code, types.CodeType) else None
         if isinstance(function, types.FunctionType) and function.__code__ != code:
             raise ValueError(

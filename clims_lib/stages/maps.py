@@ -8,7 +8,7 @@ number, and an interrupted run goes on with the pictures that it lacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +19,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from clims_lib import clip_model, crf
-from clims_lib.artifacts import artifact, atomic_path, key_in
+from clims_lib.artifacts import atomic_path
 from clims_lib.cam import fold_batch_norms, multi_scale_cam
 from clims_lib.config import Profile
 from clims_lib.data.splits import open_split, read_images, read_labels, read_sizes, split_folder
-from clims_lib.devices import device_of, fits
-from clims_lib.stages.networks import load_network
+from clims_lib.devices import device_of, explains_out_of_memory
+from clims_lib.stage import make_once
+from clims_lib.stages.methods import METHODS
+from clims_lib.stages.networks import load_network, train_cam
 
-CLASSIC_MAPS = ("cam", "cam_longer", "puzzle_cam")  # ReLU maps; the others are trained sigmoids
 GROUP_PIXELS = 2**17  # of small pictures that go through the CRF together
 Maps = Callable[[Tensor], Tensor]  # pictures -> maps
 
@@ -34,53 +35,82 @@ Maps = Callable[[Tensor], Tensor]  # pictures -> maps
 def network_maps(profile: Profile, method: str) -> Maps:
     """Load a network: pictures uint8 (B, 3, S, S) -> maps float32 (B, K, S/stride, S/stride)."""
     model, device = fold_batch_norms(load_network(profile, method)), device_of(profile)
-    how = profile.inference
-    activation = "relu" if method in CLASSIC_MAPS else "sigmoid"
+    how, activation = profile.inference, METHODS[method].maps
 
     def maps_of(images: Tensor) -> Tensor:
         x = (images.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
-        with fits(device, "lower inference.batch"), clip_model.autocast(device, True):
+        advice = explains_out_of_memory(device, "lower inference.batch")
+        with advice, clip_model.autocast(device, not profile.compute.full_precision):
             maps = multi_scale_cam(
-                model, x, scales=how.scales, flip=how.flip, activation=activation, stride=how.stride
+                model,
+                x,
+                scales=how.scales,
+                flip=how.flip,
+                activation=activation,
+                stride=how.stride,
             )
         return maps.float().cpu()
 
     return maps_of
 
 
-def keep_cams(
-    profile: Profile,
-    name: str,
-    split: str,
-    load: Callable[[], Callable[[list[int]], Tensor]],
-    weights: Path,
-    count: int | None = None,
-) -> Path:
-    """The artifact of the maps of a split's first `count` pictures (all by default).
-
-    load() -> a function from numbers of pictures to their maps (B, K, S / stride, S / stride); it
-    is called only when something is missing. weights: the folder of what makes the maps.
-    """
-    how, names = profile.inference, open_split(profile, split).names[:count]
+def network_cams(profile: Profile, method: str, split: str, count: int | None = None) -> Path:
+    """The folder of a network's own maps of a split's first `count` pictures, one file each."""
+    names = open_split(profile, split).names[:count]
 
     def make(folder: Path) -> None:
-        sizes = read_sizes(profile, split)
-        labels = read_labels(profile, split)
-        todo = [i for i, name in enumerate(names) if not (folder / f"{name}.npz").is_file()]
-        maps_of, chunks = load(), [todo[i : i + how.batch] for i in range(0, len(todo), how.batch)]
-        for chunk in tqdm(chunks, f"maps of {name}", leave=False, disable=len(todo) < 500):
-            for i, cams in zip(chunk, maps_of(chunk), strict=True):
-                write_cam(folder / f"{names[i]}.npz", cams, labels[i], sizes[i], how.stride)
+        images = read_images(profile, split)
 
-    recipe = {
-        "weights": key_in(weights),
-        "pictures": key_in(split_folder(profile, split)),
-        "count": len(names),
-        "scales": how.scales,
-        "flip": how.flip,
-        "stride": how.stride,
-    }
-    return artifact(profile.outputs / "cams", f"{name}_{split}", recipe, make)
+        def load() -> Callable[[list[int]], Tensor]:
+            maps_of = network_maps(profile, method)
+            return lambda some: maps_of(images[some])
+
+        write_cams(profile, folder, split, names, load)
+
+    return make_once(
+        profile,
+        "cams",
+        f"{method}_{split}",
+        make,
+        settings=[f"inference.{name}" for name in ("scales", "flip", "stride")]
+        + ["compute.full_precision"],
+        inputs={
+            "weights": train_cam(profile, method),
+            "images": split_folder(profile, split),
+            "labels": split_folder(profile, split, "labels"),
+            "count": len(names),
+            "activation": METHODS[method].maps,
+        },
+    )
+
+
+def write_cams(
+    profile: Profile,
+    folder: Path,
+    split: str,
+    names: Sequence[str],
+    load: Callable[[], Callable[[list[int]], Tensor]],
+) -> None:
+    """Write the maps of a split's first pictures into a folder, those that it lacks.
+
+    load() -> a function from numbers of pictures to their maps (B, K, S / stride, S / stride); it
+    is called only when something is missing.
+    """
+    how = profile.inference
+    todo = [i for i, name in enumerate(names) if not (folder / f"{name}.npz").is_file()]
+    if not todo:
+        return
+    maps_of, chunks = load(), [todo[i : i + how.batch] for i in range(0, len(todo), how.batch)]
+    labels, sizes = read_labels(profile, split), read_sizes(profile, split)
+    title = f"maps of {folder.name.rpartition('-')[0]}"
+    for chunk in tqdm(chunks, title, leave=False, disable=len(todo) < 500):
+        for i, cams in zip(chunk, maps_of(chunk), strict=True):
+            write_cam(folder / f"{names[i]}.npz", cams, labels[i], sizes[i], how.stride)
+
+
+def looked_at(profile: Profile) -> int:
+    """How many train pictures thresholds and affinities look at."""
+    return max(profile.inference.chosen_on, profile.crf.chosen_on, profile.walk.pictures)
 
 
 def write_cam(path: Path, cams: Tensor, label: Tensor, size: Tensor, stride: int) -> None:
@@ -183,6 +213,7 @@ CRF_SETTINGS = (
     "gaussian_sxy",
     "iterations",
 )
+REFINING = tuple(f"crf.{name}" for name in CRF_SETTINGS)  # what `refine` reads
 
 
 def refine(profile: Profile, images: Tensor, cams: Tensor, thresholds, **changes) -> Tensor:

@@ -9,17 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clims_lib import clip_model, metrics, oracle, prompts
-from clims_lib.artifacts import artifact, key_in, read_json, read_manifest, write_json
+from clims_lib.artifacts import read_json, read_manifest, write_json
 from clims_lib.config import Profile
-from clims_lib.data.splits import make_data, open_split, read_split, split_folder
+from clims_lib.data.splits import contents, make_data, open_split, read_split, split_folder
 from clims_lib.data.voc import ground_names
 from clims_lib.devices import device_of
 from clims_lib.metrics import IGNORE
 from clims_lib.results.tables import rounded
 from clims_lib.stages.clip import clip_texts
-from clims_lib.stages.masks import choose_threshold, make_pseudo_masks, name_of, read_masks
+from clims_lib.stage import make_once
+from clims_lib.stages.cams import train_maps
+from clims_lib.stages.clip import missing
+from clims_lib.stages.masks import choose_threshold, make_pseudo_masks, read_folder
+from clims_lib.stages.methods import row_of, trainers
+from clims_lib.stages.segmentations import make_segmentations, train_network
 from clims_lib.stages.networks import loss_weights
-from clims_lib.stages.walk import train_maps
 
 LEAKS = {"railroad->train": ("railroad", "train"), "water->boat": ("water", "boat")}
 AROUND = ("train", "boat")  # the same cases on photographs
@@ -67,42 +71,55 @@ def around(thing: Tensor, reach: int) -> Tensor:
     return wider[:, 0] - thing
 
 
-def row_of(profile: Profile, method: str, split: str, prediction: Tensor, truth: Tensor) -> dict:
-    """The scores of one row of results.json."""
-    names = ["background", *profile.data.classes]
-    counts = metrics.confusion(truth, prediction, len(names))
+def scores_of(profile: Profile, name: str, split: str, prediction: Tensor, truth: Tensor) -> dict:
+    """A row of results.json: what masks uint8 (N, S, S) of a split are worth."""
+    labels = ["background", *profile.data.classes]
+    counts = metrics.confusion(truth, prediction, len(labels))
     return {
-        "method": method,
+        "method": name,
         "split": split,
         "seed": profile.seed,
         "miou": float(metrics.miou(counts)),
-        "iou": {n: float(v) for n, v in zip(names, metrics.iou(counts), strict=True)},
+        "iou": {n: float(v) for n, v in zip(labels, metrics.iou(counts), strict=True)},
         "leak": leaks(profile, split, prediction, truth),
     }
 
 
-def measure(profile: Profile, method: str, use_crf: bool = False) -> list[dict]:
-    """Rows of one method on val and, where there is one, test; its threshold comes from train."""
-    choice, name = choose_threshold(profile, method, use_crf), name_of(method, use_crf)
-    seconds = read_manifest(train_maps(profile, method))["seconds"]
-    masks = {s: make_pseudo_masks(profile, method, s, use_crf) for s in profile.data.evaluated}
-    return measure_masks(profile, name, masks, crf=use_crf, seconds=seconds, **choice)
+def measure(profile: Profile, name: str) -> list[dict]:
+    """Rows of results.json of one method on every evaluated split.
+
+    name: of maps ("clims", "clims_walk_crf"; their thresholds come from train) or of a segmentation
+    network ("cct_clims"). What is not there yet is trained. Raises ValueError for an unknown name.
+    """
+    if name in trainers(profile):
+        made, weights = make_segmentations, train_network(profile, name)
+        about = {"threshold": None, "crf": False}
+    else:
+        row = row_of(name)
+        made, weights = make_pseudo_masks, train_maps(profile, row.maps)
+        about = {"crf": row.crf, **choose_threshold(profile, name)}
+    masks = {split: made(profile, name, split) for split in profile.data.evaluated}
+    rows = measure_masks(profile, name, masks)
+    return [row | about | {"seconds": read_manifest(weights)["seconds"]} for row in rows]
 
 
-def measure_masks(profile: Profile, name: str, masks: dict[str, Path], **more) -> list[dict]:
-    """Rows of the masks {split: folder}, each with `more` beside its scores."""
+def measure_masks(profile: Profile, name: str, masks: dict[str, Path]) -> list[dict]:
+    """Rows of the masks {split: folder}, whoever made them."""
 
     def make(folder: Path) -> None:
         rows = []
         for split, where in masks.items():
             truth = read_split(profile, split, masks=True)[2]
-            rows.append(row_of(profile, name, split, read_masks(profile, where, split), truth))
+            rows.append(scores_of(profile, name, split, read_folder(profile, where, split), truth))
         write_json(folder / "rows.json", rounded(rows))
 
-    truths = [key_in(split_folder(profile, split, "masks")) for split in masks]
-    recipe = {"masks": {split: key_in(where) for split, where in masks.items()}, "truth": truths}
-    measured = artifact(profile.outputs / "measured", name, recipe, make)
-    return [row | more for row in read_json(measured / "rows.json")]
+    truths = {f"truth of {s}": split_folder(profile, s, "masks") for s in masks}
+    if "grounds" not in missing(profile):
+        truths |= {f"grounds of {s}": contents(profile, s, "grounds") for s in masks}
+    measured = make_once(
+        profile, "measured", name, make, settings=["seed"], inputs=truths | masks
+    )
+    return read_json(measured / "rows.json")
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
-"""The maps of every method: a network's own, or carried further by a random walk ("_walk").
+"""The stage of the random walk: affinities learned from a network's maps, and maps carried further.
 
-The walk's affinities are learned from the confident parts of the network's maps on train pictures;
-no mask is read for them.
+The affinities are learned from the confident parts of the network's maps on train pictures; no mask
+is read for them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from torch import Tensor
 
 from clims_lib import clip_model, random_walk
 from clims_lib.artifacts import (
-    artifact,
-    key_in,
     load_checkpoint,
     load_tensors,
     save_checkpoint,
@@ -25,63 +23,53 @@ from clims_lib.artifacts import (
 )
 from clims_lib.cam import CAMNet
 from clims_lib.config import Profile
-from clims_lib.data.splits import open_split, read_images
-from clims_lib.devices import bar, device_of, fits
+from clims_lib.data.splits import open_split, read_images, split_folder
+from clims_lib.devices import bar, device_of, explains_out_of_memory
 from clims_lib.metrics import IGNORE
 from clims_lib.seeds import normalise_cam
-from clims_lib.stages.maps import enlarge, groups, keep_cams, network_maps, read_small, refine
+from clims_lib.stage import make_once
+from clims_lib.stages.maps import (
+    REFINING,
+    groups,
+    looked_at,
+    network_cams,
+    read_small,
+    refine,
+    write_cams,
+)
+from clims_lib.stages.methods import WALK
 from clims_lib.stages.networks import load_network, train_cam
 
-WALK = "_walk"
 
+def walk_cams(profile: Profile, method: str, split: str, count: int | None = None) -> Path:
+    """The folder of a network's maps after the walk, of a split's first `count` pictures."""
+    plain, names = network_cams(profile, method, split, count), open_split(profile, split).names
 
-def network_of(method: str) -> str:
-    """The method of the network behind the maps: "clims" of "clims_walk"."""
-    return method.removesuffix(WALK)
-
-
-def train_maps(profile: Profile, method: str) -> Path:
-    """Train what the method's maps need; returns the folder of what was trained last."""
-    train = train_affinity if method.endswith(WALK) else train_cam
-    return train(profile, network_of(method))
-
-
-def make_cams(profile: Profile, method: str, split: str, count: int | None = None) -> Path:
-    """The folder of a method's maps of a split's first `count` pictures, one file each.
-
-    What is in a file is told in maps.py.
-    """
-    name, weights = network_of(method), train_maps(profile, method)
-    plain = make_cams(profile, name, split, count) if method != name else None
-
-    def load():
+    def make(folder: Path) -> None:
         images = read_images(profile, split)
-        if plain is None:
-            maps_of = network_maps(profile, name)
-            return lambda some: maps_of(images[some])
-        names, walk = open_split(profile, split).names, load_walk(profile, name)
-        return lambda some: walk(
-            images[some],
-            torch.stack([read_small(profile, plain / f"{names[i]}.npz") for i in some]),
-        )
 
-    return keep_cams(profile, method, split, load, weights, count)
+        def load() -> Callable[[list[int]], Tensor]:
+            walk = load_walk(profile, method)
+            return lambda some: walk(
+                images[some],
+                torch.stack([read_small(profile, plain / f"{names[i]}.npz") for i in some]),
+            )
 
+        write_cams(profile, folder, split, names[:count], load)
 
-def looked_at(profile: Profile) -> int:
-    """How many train pictures thresholds and affinities look at."""
-    return max(profile.inference.chosen_on, profile.crf.chosen_on, profile.walk.pictures)
-
-
-def compute_cams(profile: Profile, method: str, images: Tensor) -> Tensor:
-    """Maps (N, K, S, S) of a few pictures uint8 (N, 3, S, S), before normalisation."""
-    name, parts = network_of(method), images.split(profile.inference.batch)
-    maps_of = network_maps(profile, name)
-    maps = [maps_of(part) for part in parts]
-    if method != name:
-        walk = load_walk(profile, name)
-        maps = [walk(part, m) for part, m in zip(parts, maps, strict=True)]
-    return enlarge(torch.cat(maps), profile.inference.stride)
+    return make_once(
+        profile,
+        "cams",
+        f"{method}{WALK}_{split}",
+        make,
+        settings=["walk.stride", "walk.radius", "walk.beta", "walk.times"],
+        inputs={
+            "maps": plain,
+            "affinities": train_affinity(profile, method),
+            "images": split_folder(profile, split),
+            "labels": split_folder(profile, split, "labels"),
+        },
+    )
 
 
 def load_walk(profile: Profile, name: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -110,9 +98,9 @@ def resize(maps: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
-def features(model: CAMNet, x: Tensor, stride: int) -> list[Tensor]:
+def features(model: CAMNet, x: Tensor, stride: int, amp: bool) -> list[Tensor]:
     """The backbone's features that are not finer than `stride`."""
-    with clip_model.autocast(x.device, True):
+    with clip_model.autocast(x.device, amp):
         stages = model.stages(x.contiguous(memory_format=torch.channels_last))
     return [z.float() for z in stages if z.shape[-1] <= x.shape[-1] // stride]
 
@@ -188,7 +176,7 @@ def sure_labels(profile: Profile, name: str, split: str, count: int) -> Tensor:
     """uint8 (count, S, S) of a split's first pictures: objects that a CRF at walk.high finds,
     ground where one at walk.low finds none, 255 between and beyond the pictures."""
     settings, side = profile.walk, profile.data.size
-    folder = make_cams(profile, name, split, looked_at(profile) if split == "train" else None)
+    folder = network_cams(profile, name, split, looked_at(profile) if split == "train" else None)
     found = []
     for part in groups(profile, folder, split, count):
         maps = normalise_cam(part.cams, part.label, "max")

@@ -1,0 +1,148 @@
+"""The registry: what a row of the results is made by. To add a method, add an entry and its loss.
+
+METHODS give maps from image-level labels (`full_masks`, the ceiling, cheats). TRAINERS are networks
+that segment without labels at test time, learning from a few masks, from pseudo masks, or both.
+Suffixes compose: "clims_walk_crf" is CLIMS, its maps carried further by a random walk, refined by
+the CRF. Every list of methods, in notebooks as in tables, is derived from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+from clims_lib import objectives
+from clims_lib.config import Profile, did_you_mean
+from clims_lib.losses import TERMS
+
+WALK, CRF = "_walk", "_crf"
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a CAM network is trained, and what its maps are.
+
+    loss: a factory of objectives.py; arguments: {its keyword: the setting that it gets}. section:
+    the profile's with epochs, batch and rates. start: the method whose weights it starts from, ""
+    for fresh ones. maps: what makes scores a map. needs: "clip" (CLIP and its texts are handed to
+    the loss), "masks". without: the term that an ablation leaves out. epochs: their setting.
+    """
+
+    loss: Callable[..., objectives.Loss]
+    section: str
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    start: str = ""
+    maps: Literal["relu", "sigmoid"] = "relu"
+    needs: tuple[str, ...] = ()
+    without: str = ""
+    epochs: str = ""
+
+
+CLIMS = Method(
+    objectives.clims_training_loss,
+    "clims",
+    {
+        "weights": "losses.weights",
+        "cbs_form": "losses.cbs_form",
+        "cbs_threshold": "losses.cbs_threshold",
+    },
+    start="cam",
+    maps="sigmoid",
+    needs=("clip",),
+)
+METHODS: dict[str, Method] = {
+    "cam": Method(objectives.cam_loss, "cam"),
+    "cam_longer": Method(objectives.cam_loss, "cam", epochs="cam.longer_epochs"),
+    "puzzle_cam": Method(
+        objectives.puzzle_loss,
+        "puzzle",
+        {"tiles": "puzzle.tiles", "alpha": "puzzle.alpha", "ramp": "puzzle.alpha_ramp"},
+    ),
+    "full_masks": Method(objectives.full_mask_loss, "cam", maps="sigmoid", needs=("masks",)),
+    "cam_area": Method(
+        objectives.area_cam_loss,
+        "clims",
+        {"area_weight": "cam.area_weight"},
+        start="cam",
+        maps="sigmoid",
+    ),
+    "clims": CLIMS,
+    **{f"clims_no_{term}": replace(CLIMS, without=term) for term in TERMS},
+}
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What a segmentation network learns from; those that are not pixel-labelled are `weak`.
+
+    section: of the profile, also the network's kind. consistency: perturbed decoders must agree on
+    weak pictures (CCT). pseudo: pseudo masks of the weak pictures; DeepLab has those of all.
+    """
+
+    section: Literal["cct", "deeplab"]
+    consistency: bool = False
+    pseudo: bool = False
+
+
+# {} stands for the method whose maps the profile's pseudo masks come from.
+TRAINERS: dict[str, Trainer] = {
+    "supervised": Trainer("cct"),
+    "pseudo_only": Trainer("cct", pseudo=True),
+    "cct": Trainer("cct", consistency=True),
+    "cct_{}": Trainer("cct", consistency=True, pseudo=True),
+    "deeplab_{}": Trainer("deeplab", pseudo=True),
+}
+
+
+class Row(NamedTuple):
+    """A row's name taken apart: "clims_walk_crf" -> ("clims", walk=True, crf=True)."""
+
+    method: str
+    walk: bool = False
+    crf: bool = False
+
+    @property
+    def maps(self) -> str:
+        """The name of the maps, without the CRF."""
+        return self.method + WALK * self.walk
+
+
+def row_of(name: str) -> Row:
+    """Take a row of maps apart. Raises ValueError for an unknown method."""
+    maps = name.removesuffix(CRF)
+    method = maps.removesuffix(WALK)
+    if method not in METHODS:
+        raise ValueError(f"no method {method!r}{did_you_mean(method, METHODS)}")
+    return Row(method, maps != method, name != maps)
+
+
+def trainers(profile: Profile) -> dict[str, Trainer]:
+    """TRAINERS under the names they have with the profile's pseudo masks: "cct_clims"."""
+    method = row_of(profile.pseudo.method).method
+    return {name.format(method): trainer for name, trainer in TRAINERS.items()}
+
+
+def trainer_of(profile: Profile, name: str) -> Trainer:
+    """One of `trainers`. Raises ValueError for an unknown name."""
+    known = trainers(profile)
+    if name not in known:
+        raise ValueError(f"no method {name!r}{did_you_mean(name, known)}")
+    return known[name]
+
+
+def table_rows(profile: Profile) -> list[str]:
+    """The rows of the committed table, in its order."""
+    ours = row_of(profile.pseudo.method).method
+    refined = [f"cam{CRF}", f"{ours}{CRF}", f"{ours}{WALK}", f"{ours}{WALK}{CRF}"]
+    return list(dict.fromkeys([*METHODS, *refined, *trainers(profile)]))
+
+
+def needs_clip(profile: Profile, name: str) -> bool:
+    """Whether a row needs CLIP, itself or for the pseudo masks that it learns from."""
+    known = trainers(profile)
+    if name in ("clip", "clip_finetuned"):
+        return True
+    if name in known:
+        return known[name].pseudo and needs_clip(profile, profile.pseudo.method)
+    return "clip" in METHODS[row_of(name).method].needs
