@@ -127,17 +127,6 @@ def load_checkpoint(folder: Path) -> dict | None:
     return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
 
 
-def resume(folder: Path, **objects: Any) -> int:
-    """Load a checkpoint into models, optimisers and generators; return its step (0 if none)."""
-    checkpoint = load_checkpoint(folder)
-    if checkpoint is None:
-        return 0
-    for name, value in objects.items():
-        load = value.set_state if isinstance(value, torch.Generator) else value.load_state_dict
-        load(checkpoint[name])
-    return checkpoint["step"]
-
-
 def _make(folder: Path, recipe: dict, make: Callable[[Path], None]) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(exist_ok=True)

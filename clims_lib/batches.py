@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clims_lib.metrics import IGNORE
+from clims_lib.labels import IGNORE
 from clims_lib.objectives import Batch
 
 FILL = (124, 116, 104)  # beyond a picture: ImageNet's mean colour, a backbone sees about 0 there

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from clims_lib.cct_network import CCT
+from clims_lib.labels import IGNORE
 
-IGNORE = 255
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor | None]]]
 
 
@@ -176,7 +176,7 @@ def learning_rate(step: int, steps: int, lr: float, schedule: str = "cosine") ->
     return lr * (0.5 * (1 + math.cos(math.pi * t)) if schedule == "cosine" else (1 - t) ** 0.9)
 
 
-def train_cct(
+def train_cct_network(
     model: CCT,
     labelled: Batches,
     weak: Batches | None = None,

@@ -10,6 +10,7 @@ import math
 
 import torch
 
+from clims_lib.labels import IGNORE
 from clims_lib.permutohedral import Lattice
 
 EXACT_PIXELS = 1024  # up to here the full kernel is as quick as the lattice
@@ -101,7 +102,7 @@ def unary_from_labels(mask, confidence, num_labels):
         raise ValueError(
             f"need 0 < confidence < 1 and at least 2 labels, not {confidence} and {num_labels}"
         )
-    unsure = mask == 255
+    unsure = mask == IGNORE
     if bool(((mask < 0) | (mask >= num_labels) & ~unsure).any()):
         raise ValueError(f"mask holds labels outside 0..{num_labels - 1} and 255")
     labels = torch.arange(num_labels, device=mask.device).view(-1, 1, 1)
@@ -111,7 +112,7 @@ def unary_from_labels(mask, confidence, num_labels):
     return energy.masked_fill(unsure.unsqueeze(-3), math.log(num_labels))
 
 
-def refine(image, cam, threshold, *, sharpness=8.0, **settings):
+def refine_cam(image, cam, threshold, *, sharpness=8.0, **settings):
     """Return the CRF's mask of activation maps: uint8 (H, W), or (B, H, W) for a batch.
 
     image (3, H, W) or (B, 3, H, W) in [0, 1]; cam (K, H, W) or (B, K, H, W) in [0, 1], absent
@@ -125,7 +126,7 @@ def refine(image, cam, threshold, *, sharpness=8.0, **settings):
 
 
 def refine_at(image, cam, thresholds, *, sharpness=8.0, **settings):
-    """`refine` at T thresholds for the price of few: uint8 (B, T, H, W)."""
+    """`refine_cam` at T thresholds for the price of few: uint8 (B, T, H, W)."""
     # Classes absent from every picture cost time and change nothing.
     present = [0] + [k + 1 for k in range(cam.shape[1]) if bool((cam[:, k] > 0).any())]
     unary = [unary_from_cam(cam, t, sharpness)[:, present] for t in thresholds]

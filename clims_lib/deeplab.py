@@ -132,7 +132,7 @@ def train_deeplab(profile: Profile) -> Path:
     return artifact(profile.outputs / "weights", method_of(profile), recipe, make)
 
 
-def predictor(profile: Profile) -> Predict:
+def load_predictor(profile: Profile) -> Predict:
     """The trained DeepLab: pictures uint8 (B, 3, S, S) -> masks uint8 (B, S, S), no labels given.
 
     Probabilities are averaged over the profile's scales and mirror images.
@@ -156,17 +156,17 @@ def predictor(profile: Profile) -> Predict:
     return predict
 
 
-def segment(profile: Profile, split: str) -> Path:
+def make_deeplab_masks(profile: Profile, split: str) -> Path:
     """The folder of DeepLab's masks of a split, <name>.png."""
     weights = train_deeplab(profile)
     return keep_segmentations(
-        profile, method_of(profile), split, lambda: predictor(profile), weights
+        profile, method_of(profile), split, lambda: load_predictor(profile), weights
     )
 
 
 def measure_deeplab(profile: Profile) -> list[dict]:
     """Its rows on every evaluated split."""
-    masks = {split: segment(profile, split) for split in profile.data.evaluated}
+    masks = {split: make_deeplab_masks(profile, split) for split in profile.data.evaluated}
     seconds = read_manifest(train_deeplab(profile))["seconds"]
     return measure_masks(
         profile, method_of(profile), masks, threshold=None, crf=False, seconds=seconds

@@ -20,7 +20,7 @@ from clims_lib.clip_model import (
     encode_texts,
     hinge_loss,
     image_encoder,
-    normalise,
+    normalise_for_clip,
     same_text_matrix,
 )
 
@@ -36,7 +36,7 @@ def text_parameters(model: CLIP) -> list[torch.nn.Parameter]:
 
 def in_clips_units(pictures: Tensor, device: torch.device) -> Tensor:
     """uint8 (B, 3, H, W) -> float in CLIP's units, on the device."""
-    return normalise(pictures.to(device).float() / 255)
+    return normalise_for_clip(pictures.to(device).float() / 255)
 
 
 def finetune_text_tower(

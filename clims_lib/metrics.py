@@ -2,7 +2,7 @@
 
 import torch
 
-IGNORE = 255
+from clims_lib.labels import IGNORE
 
 
 def confusion(truth, prediction, num_labels):
@@ -85,7 +85,7 @@ def picture_iou(truth, prediction, label):
     truth, prediction = _labels(truth, "truth"), _labels(prediction, "prediction")
     if truth.shape != prediction.shape or truth.ndim != 3:
         raise ValueError(f"need two (N, H, W), not {tuple(truth.shape)}, {tuple(prediction.shape)}")
-    known = truth != 255
+    known = truth != IGNORE
     real, guessed = (truth == label), (prediction == label) & known
     both, either = ((real & guessed).sum((1, 2)), (real | guessed).sum((1, 2)))
     return both.double() / either  # 0 / 0 is nan

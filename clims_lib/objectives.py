@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clims_lib.clip_model import normalise as normalise_for_clip
-from clims_lib.clip_model import resize
+from clims_lib.clip_model import normalise_for_clip, resize_for_clip
+from clims_lib.labels import IGNORE
 from clims_lib.losses import area_loss, clims_loss, similarities
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images (B,3,H,W) in [0,1], labels (B,K), masks
@@ -97,7 +97,7 @@ def clims_training_loss(
     def loss(model: nn.Module, batch: Batch, progress: float):
         images, labels, _ = batch
         cams = model(images).float().sigmoid()
-        seen = normalise_for_clip(resize(images, size))
+        seen = normalise_for_clip(resize_for_clip(images, size))
         measured = similarities(encode, seen, cams, labels, class_text, background_text)
         return clims_loss(*measured, cams, labels, weights=weights, cbs_threshold=cbs_threshold)
 
@@ -114,7 +114,7 @@ def full_mask_loss(num_classes: int) -> Loss:
         scores = F.interpolate(
             model(images).float(), masks.shape[-2:], mode="bilinear", align_corners=False
         )
-        known = masks != 255
+        known = masks != IGNORE
         classes = torch.arange(1, num_classes + 1, device=masks.device).view(-1, 1, 1)
         target = (masks[:, None] == classes).float()
         bce = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
@@ -129,7 +129,7 @@ def mask_loss() -> Loss:
 
     def loss(model: nn.Module, batch: Batch, progress: float):
         images, _, masks = batch
-        entropy = F.cross_entropy(model(images).float(), masks.long(), ignore_index=255)
+        entropy = F.cross_entropy(model(images).float(), masks.long(), ignore_index=IGNORE)
         return entropy, {"ce": entropy}
 
     return loss

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
-from clims_lib.data.voc import palette
+from clims_lib.labels import palette
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 
@@ -233,7 +233,7 @@ def ranked(values: Mapping[str, tuple[float, float]], xlabel: str) -> Figure:
     return figure
 
 
-def shade(values) -> np.ndarray:
+def heatmap(values) -> np.ndarray:
     """(H, W) numbers in [0, 1] -> (H, W, 3): dark to bright, one scale for all pictures."""
     return plt.get_cmap("viridis")(np.clip(np.asarray(values, dtype=float), 0, 1))[..., :3]
 

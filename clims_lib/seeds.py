@@ -5,7 +5,8 @@ Every function takes any number of leading batch dimensions.
 
 import torch
 
-from clims_lib.metrics import IGNORE, miou
+from clims_lib.labels import IGNORE
+from clims_lib.metrics import miou
 
 
 def normalise_cam(cam, label, how="max"):

@@ -13,7 +13,7 @@ from clims_lib.batches import FILL
 from clims_lib.config import Profile
 from clims_lib.data.pictures import digest_of, in_order, read_array, sizes_path, write_array
 from clims_lib.data.voc import VOCFolder, has_list
-from clims_lib.metrics import IGNORE
+from clims_lib.labels import IGNORE
 from clims_lib.miniworld import world
 
 

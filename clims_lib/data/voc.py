@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-IGNORE = 255
+from clims_lib.labels import IGNORE, palette
+
 VOC_CLASSES = tuple(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
     "person pottedplant sheep sofa train tvmonitor".split()
@@ -33,16 +34,6 @@ class Sample(NamedTuple):
     image: torch.Tensor
     label: torch.Tensor
     mask: torch.Tensor | None
-
-
-def palette():
-    """Return VOC's colours, uint8 (256, 3): the bits of the index dealt out to red, green, blue."""
-    index = np.arange(256)
-    colours = np.zeros((256, 3), dtype=np.int64)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-    return colours.astype(np.uint8)
 
 
 def class_names(root):
@@ -95,7 +86,7 @@ def read_mask(path):
     return _open(path, "mask", indices)
 
 
-def read_masks(paths):
+def read_mask_files(paths):
     """Yield the masks of many files in order; several threads read, 64 files ahead at most."""
     paths = list(paths)
     # Pillow decodes outside the interpreter's lock; more threads than cores only queue for it.

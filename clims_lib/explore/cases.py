@@ -10,7 +10,7 @@ from torch import Tensor
 from clims_lib.config import Profile
 from clims_lib.data.splits import make_data, open_split, read_sizes, read_split
 from clims_lib.data.voc import ground_names
-from clims_lib.metrics import IGNORE
+from clims_lib.labels import IGNORE
 from clims_lib.stages.clip import missing
 from clims_lib.stages.measures import around, ground_masks
 

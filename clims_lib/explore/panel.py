@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from clims_lib.explore.cases import Cases
-from clims_lib.explore.html import caption, message
+from clims_lib.explore.html import heading, message
 
 WIDTH = 320  # pixels that small pictures are enlarged to
 LOOKS = {"border": "1px solid #8886", "padding": "0.75rem", "width": "100%", "grid_gap": "0.5rem"}
@@ -105,7 +105,7 @@ class Panel(widgets.VBox):
         for image, text, (title, pixels) in zip(
             self.images, self.captions, view.pictures.items(), strict=True
         ):
-            image.value, text.value = png(pixels), caption(title)
+            image.value, text.value = png(pixels), heading(title)
         self.numbers.value = view.numbers
 
     def _add_pictures(self, count: int) -> None:

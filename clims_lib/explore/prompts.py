@@ -14,7 +14,7 @@ from clims_lib import clip_model, losses, plots, prompts
 from clims_lib.config import Profile
 from clims_lib.devices import device_of
 from clims_lib.explore.cases import Case, Cases
-from clims_lib.explore.html import heat_table
+from clims_lib.explore.html import shaded_table
 from clims_lib.explore.losses import cut, grounds_of, visible
 from clims_lib.explore.panel import Panel, View, pickers
 from clims_lib.stages.clip import finetune_clip
@@ -124,7 +124,7 @@ def prompt_lab(profile: Profile) -> Panel:
         table = ask(features, read(texts), profile.losses.cbs_threshold)
         return View(
             {name: visible(region[0]) for name, region in regions.items()},
-            heat_table(
+            shaded_table(
                 table,
                 list(regions),
                 columns_of(profile, nouns),

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from clims_lib.artifacts import atomic_path
-from clims_lib.results.tables import headline_of, per_cent, summary
+from clims_lib.results.tables import headline_of, mean_per_cent, summary
 
 # (what, the paper's per cent, our method or methods' difference, our measure)
 PAPER = (
@@ -151,7 +151,7 @@ def _paper_table(rows: list[dict], committed: list[dict], split: str) -> str:
         header, columns = [*header, "committed, mean ± spread"], [rows, committed]
     lines = zip(*(beside_the_paper(column, split) for column in columns), strict=True)
     body = [
-        [line[0][0], _number(line[0][1]), *(per_cent(ours) for _, _, ours in line)]
+        [line[0][0], _number(line[0][1]), *(mean_per_cent(ours) for _, _, ours in line)]
         for line in lines
     ]
     return _table("IoU and mIoU in per cent", header, body)
@@ -170,13 +170,13 @@ def _methods_table(rows: list[dict], committed: list[dict], split: str) -> str:
     ]
     body = []
     for method, measures in ours.items():
-        seeds = [per_cent(theirs.get(method, {}).get("miou"))] if theirs else []
+        seeds = [mean_per_cent(theirs.get(method, {}).get("miou"))] if theirs else []
         body.append(
             [
                 method,
-                per_cent(measures.get("miou")),
+                mean_per_cent(measures.get("miou")),
                 *seeds,
-                *(per_cent(measures.get(name)) for name in [*classes, *leaks]),
+                *(mean_per_cent(measures.get(name)) for name in [*classes, *leaks]),
             ]
         )
     return _table("IoU per class and leak rates in per cent", header, body)

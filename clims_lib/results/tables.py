@@ -166,7 +166,7 @@ def mean_spread(values: list[float]) -> tuple[float, float, int]:
     return statistics.fmean(values), spread, len(values)
 
 
-def per_cent(value: tuple | None) -> str:
+def mean_per_cent(value: tuple | None) -> str:
     """Return "56.1", or "56.1 ± 0.5" where several seeds stand behind it, or "-" for nothing."""
     if value is None:
         return "-"
@@ -196,9 +196,9 @@ def results_table(
     for method in [*ours, *(m for m in theirs if m not in ours)]:
         line = [method]
         for name in measures:
-            line.append(per_cent(ours.get(method, {}).get(name)))
+            line.append(mean_per_cent(ours.get(method, {}).get(name)))
             if committed:
-                line.append(per_cent(theirs.get(method, {}).get(name)))
+                line.append(mean_per_cent(theirs.get(method, {}).get(name)))
         lines.append(line)
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     lines.insert(1, ["-" * width for width in widths])
