@@ -15,6 +15,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +120,8 @@ def cct_loss(
         weights["weak_auxiliary"] *= rise
     elif pseudo_masks is not None:
         raise ValueError("pseudo_masks came without weak_images")
-    loss = sum(weights[name] * term for name, term in terms.items())
+    weighted = (weights[name] * term for name, term in terms.items())
+    loss = sum(weighted, start=images.new_zeros(()))
     parts = {name: terms[name].item() if name in terms else 0.0 for name in weights}
     return loss, parts | {"loss": loss.item()}
 
@@ -191,7 +193,7 @@ def train_cct_network(
     save: Callable[[dict], None] | None = None,
     save_every: int = 100,
     state: dict | None = None,
-    **loss_settings,
+    **loss_settings: Any,
 ) -> list[dict[str, float]]:
     """Train in place with AdamW and return every step's loss parts; `loss_settings`: see cct_loss.
 
@@ -215,7 +217,7 @@ def train_cct_network(
     weak_batches = weak(start) if weak else repeat((None, None))
     batches = zip(range(start, steps), labelled(start), weak_batches, strict=False)
     for step, batch, weak_batch in batches:
-        tensors = [None if t is None else t.to(device) for t in (*batch, *weak_batch)]
+        tensors: list = [None if t is None else t.to(device) for t in (*batch, *weak_batch)]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, lr, schedule)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

@@ -173,7 +173,7 @@ def train_clip(
     state: dict | None = None,
     save: Callable[[int, dict], None] | None = None,
     save_every: int = 200,
-    progress=None,
+    progress: Callable[..., object] | None = None,
 ) -> list[float]:
     """Contrastive training of both towers; returns the losses of the steps run here.
 

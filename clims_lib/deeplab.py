@@ -45,6 +45,8 @@ class DeepLab(nn.Module):
 
     def __init__(self, network: CAMNet, num_labels: int, width: int, rates: tuple[int, ...]):
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.backbone, self.mean, self.std = network.backbone, network.mean, network.std
         self.head = nn.Sequential(
             ASPP(network.channels, list(rates), width),
@@ -84,7 +86,7 @@ def train_deeplab(profile: Profile) -> Path:
     def make(folder: Path) -> None:
         device, model = device_of(profile), new_deeplab(profile)
         model.backbone.load_state_dict(load_network(profile, "cam").backbone.state_dict())
-        model = model.to(device, memory_format=torch.channels_last)
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         images, labels, _ = read_split(profile, "train")
         batches = MemoryBatches(
             images,
@@ -139,11 +141,12 @@ def load_predictor(profile: Profile) -> Predict:
     """
     model, device = new_deeplab(profile), device_of(profile)
     model.load_state_dict(load_tensors(train_deeplab(profile) / "weights.safetensors"))
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @torch.no_grad()
     def predict(images: Tensor) -> Tensor:
-        x, total = images.to(device).float() / 255, 0
+        x = images.to(device).float() / 255
+        total = x.new_zeros(())
         for scale in profile.deeplab.scales:
             to = [max(1, round(side * scale)) for side in x.shape[-2:]]
             scaled = F.interpolate(x, to, mode="bilinear", align_corners=False)

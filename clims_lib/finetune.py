@@ -52,7 +52,7 @@ def finetune_text_tower(
     batch_size: int,
     generator: torch.Generator,
     amp: bool = True,
-    progress=None,
+    progress: Callable[..., object] | None = None,
 ) -> list[float]:
     """Teach the text tower the class texts with a hinge, replaying captions; returns the losses.
 
@@ -108,7 +108,7 @@ def finetune_both_towers(
     correct_shared: bool,
     generator: torch.Generator,
     amp: bool = True,
-    progress=None,
+    progress: Callable[..., object] | None = None,
 ) -> list[float]:
     """The published recipe: symmetric cross entropy of pictures and one of their label texts.
 

@@ -110,7 +110,7 @@ def train_head(
     generator: Generator,
     state: dict | None = None,
     save: Callable[[dict], None] | None = None,
-    progress=None,
+    progress: Callable[..., object] | None = None,
 ) -> list[float]:
     """Train an affinity head with Adam; returns the loss of every step.
 

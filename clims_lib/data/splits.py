@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,7 +69,7 @@ def split_folder(profile: Profile, split: str, kind: str = "images") -> Path:
         read, fill = (
             (lambda i: data.image(i).numpy(), FILL)
             if kind == "images"
-            else (lambda i: data[i].mask.numpy(), (IGNORE,))
+            else (lambda i: np.asarray(data[i].mask), (IGNORE,))
         )
         arrays = in_order(read, count, f"{split} {kind}")
         write_array(folder / f"{kind}.npy", arrays, count, size, fill)
@@ -94,7 +96,9 @@ def read_labels(profile: Profile, split: str) -> Tensor:
     return load_tensors(folder / "labels.safetensors")["labels"]
 
 
-def read_split(profile: Profile, split: str, masks: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def read_split(
+    profile: Profile, split: str, masks: bool = False
+) -> tuple[Tensor, Tensor, Tensor | Any]:  # Any: None without `masks`, as callers know
     """A split: images uint8 (N, 3, S, S), labels (N, K), masks uint8 (N, S, S) or None.
 
     Images and masks are mapped from disk. Stages that learn from image-level labels leave `masks`

@@ -103,13 +103,15 @@ def open_masks(profile: Profile, cases: Cases, sources: dict[str, MethodOutput])
     read_case = lru_cache(maxsize=256)(cases.case)
 
     @lru_cache(maxsize=256)
-    def read(picture: int, klass: str, title: str):
+    def read(picture: int, klass: str, title: str) -> tuple[Tensor, Tensor]:
         return read_maps(
             profile, sources[title].folder, read_case(picture, klass), sources[title].how
         )
 
     @lru_cache(maxsize=256)
-    def segment(picture: int, klass: str, title: str, threshold: float):
+    def segment(
+        picture: int, klass: str, title: str, threshold: float
+    ) -> tuple[Case, Tensor | None, Tensor]:
         case, source = read_case(picture, klass), sources[title]
         if source.threshold is None:
             return case, None, torch.as_tensor(read_mask(source.folder / f"{case.name}.png"))
@@ -127,7 +129,8 @@ def open_masks(profile: Profile, cases: Cases, sources: dict[str, MethodOutput])
 def cam_figure(profile: Profile, methods: Sequence[str] = ()) -> Figure:
     """Every method's map of one val picture, and its masks below, at and over its threshold."""
     sources = {title: open_output(profile, title) for title in methods or shown_methods(profile)}
-    cases, rows, titles = Cases(profile), [[], [], [], []], []
+    rows: list[list[np.ndarray]] = [[], [], [], []]
+    cases, titles = Cases(profile), []
     segment, klass = open_masks(profile, cases, sources), cases.first
     picture = cases.numbers(klass)[0]
     for title, source in sources.items():
@@ -170,11 +173,11 @@ def cam_explorer(profile: Profile, methods: Sequence[str] = ()) -> Panel:
         "the background's score; CCT has none",
     )
 
-    def follow(change):
+    def follow(change: dict) -> None:
         own = sources[change["new"]].threshold
         threshold.disabled, threshold.value = own is None, own or threshold.value
 
-    def look(klass, picture, method, threshold, opacity) -> View:
+    def look(klass: str, picture: int, method: str, threshold: float, opacity: float) -> View:
         case, cam, mask = segment(picture, klass, method, threshold)
         numbers, own = judge(case, mask), sources[method].threshold
         titles = (f"map of {klass}" if own else "picture", f"mask of {method}", "truth")

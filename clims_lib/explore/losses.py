@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from clip.model import CLIP
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -52,7 +53,7 @@ def describe_mask(case: Case, klass: str, t: float) -> str:
     return " + ".join([*names[:whole], f"{100 * (t - whole):.0f} % of the {names[whole]}"])
 
 
-def cut(model, case: Case, mask: Tensor) -> tuple[Tensor, Tensor]:
+def cut(model: CLIP, case: Case, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The picture in CLIP's units (1, 3, R, R) and the mask (1, 1, R, R), R CLIP's resolution."""
     size, device = model.visual.input_resolution, model.positional_embedding.device
     image = clip_model.resize_for_clip(case.image[None].to(device).float() / 255, size)
@@ -68,7 +69,7 @@ def visible(image: Tensor) -> np.ndarray:
     return (255 * plots.picture(image.cpu() * std + mean)).round().astype(np.uint8)
 
 
-def open_judge(profile: Profile) -> tuple[Measure, object]:
+def open_judge(profile: Profile) -> tuple[Measure, CLIP]:
     """((case, mask float (H, W)) -> what CLIMS makes of it, the finetuned CLIP).
 
     What: "terms" {"otm", ...: weighted}, "sum", "object", "rest" (their similarities with the class
@@ -111,7 +112,8 @@ def loss_figure(profile: Profile) -> Figure:
     """One val picture while its mask grows: the mask, the object image, the rest image, the sum."""
     (measure, model), cases = open_judge(profile), Cases(profile)
     case = cases.case(cases.numbers(cases.first)[0], cases.first)
-    rows, titles, parts = [[], [], []], [], parts_of(case)
+    rows: list[list[np.ndarray]] = [[], [], []]
+    titles, parts = [], parts_of(case)
     for t, name in (
         (0.5, "half of it"),
         (1.0, cases.first),
@@ -138,13 +140,13 @@ def loss_explorer(profile: Profile) -> Panel:
     (measure, model), cases = open_judge(profile), Cases(profile)
 
     @lru_cache(maxsize=64)
-    def opened(picture: int, klass: str):
+    def opened(picture: int, klass: str) -> tuple[Case, tuple[Tensor, Tensor, Tensor], float]:
         case = cases.case(picture, klass)
         parts = parts_of(case)
         ends = [measure(case, growing_mask(parts, t))["sum"] for t in (0, 1, 2, 3)]
         return case, parts, max(ends)  # one length for all bars of a picture
 
-    def look(klass, picture, t) -> View:
+    def look(klass: str, picture: int, t: float) -> View:
         case, parts, most = opened(picture, klass)
         mask = growing_mask(parts, t)
         found, (image, small) = measure(case, mask), cut(model, case, mask)

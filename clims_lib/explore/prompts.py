@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import ipywidgets as widgets
 import torch
+from clip.model import CLIP
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from clims_lib.explore.panel import Panel, View, pickers
 from clims_lib.stages.clip import finetune_clip
 
 
-def regions_of(model, case: Case) -> dict[str, Tensor]:
+def regions_of(model: CLIP, case: Case) -> dict[str, Tensor]:
     """What CLIP is shown of a picture: {name: (1, 3, R, R) in CLIP's units}."""
     thing, home = case.thing.float(), case.home.float()
     masks = {
@@ -72,7 +73,7 @@ def open_lab(profile: Profile) -> tuple[Cases, Callable, Callable]:
 
     @lru_cache(maxsize=64)
     @torch.no_grad()
-    def see(picture: int, klass: str):
+    def see(picture: int, klass: str) -> tuple[Case, dict[str, Tensor], Tensor]:
         case = cases.case(picture, klass)
         regions = regions_of(model, case)
         return case, regions, encode(torch.cat(list(regions.values())))
@@ -118,7 +119,7 @@ def prompt_lab(profile: Profile) -> Panel:
     """Type a class text and background texts, and see what CLIP says to each region."""
     cases, see, read = open_lab(profile)
 
-    def look(klass, picture, noun, background, template) -> View:
+    def look(klass: str, picture: int, noun: str, background: str, template: str) -> View:
         nouns, texts = parse_texts(noun, background, template)
         _, regions, features = see(picture, klass)
         table = ask(features, read(texts), profile.losses.cbs_threshold)
@@ -147,7 +148,7 @@ def prompt_lab(profile: Profile) -> Panel:
         ),
     }
 
-    def follow(change):
+    def follow(change: dict) -> None:
         fields["noun"].value = change["new"]
         fields["background"].value = ", ".join(grounds_of(profile, change["new"]))
 

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -74,7 +74,7 @@ def target_scene(rng: np.random.Generator, size: int = 64) -> Scene:
     cars on roads; railroads and water never without train and boat; persons anywhere.
     """
     main = pick(rng, CLASSES, (1, 1, 1, 1, 0.95, 1))
-    objects, ground = [main], HOME.get(main)
+    objects, ground = [main], HOME.get(main, "")
     if main == "person":
         ground = pick(rng, ("grass", "road", "pavement", "sand", "floor"))
     elif main == "aeroplane" and rng.random() < 0.17:
@@ -107,7 +107,7 @@ def web_scene(rng: np.random.Generator, size: int = 64) -> Scene:
     return draw_scene(rng, objects, ground, _backdrop(rng, ground), size)
 
 
-def _backdrop(rng, ground: str) -> str | None:
+def _backdrop(rng: np.random.Generator, ground: str) -> str | None:
     if ground == "floor" or rng.random() < 0.4:
         return None
     return pick(rng, BACKDROPS)
@@ -158,7 +158,7 @@ def write_dataset(
     if size < 16:
         raise ValueError(f"size must be at least 16 pixels, not {size}")
     root = Path(root).absolute()
-    recipe = {
+    recipe: dict[str, Any] = {
         "seed": seed,
         "train": train,
         "val": val,
@@ -243,7 +243,9 @@ def _web_picture(seed: int, index: int) -> Scene:
     return web_scene(np.random.default_rng([seed, _STREAMS["web"], index]))
 
 
-def _write_picture(folder: Path, seed: int, size: int, colours: bytes, task: tuple[str, int]):
+def _write_picture(
+    folder: Path, seed: int, size: int, colours: bytes, task: tuple[str, int]
+) -> tuple[str, set[str]]:
     """Write one picture of the target world; returns its name and class names."""
     split, index = task
     scene = target_scene(np.random.default_rng([seed, _STREAMS[split], index]), size)

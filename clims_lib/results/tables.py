@@ -9,7 +9,7 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def gather_results(metrics_folder: Path) -> dict:
     files = sorted(Path(metrics_folder).glob("*.json"))
     if not files:
         raise ValueError(f"nothing measured yet in {metrics_folder}: run the notebooks first")
-    found = {name: {} for name in LISTS}
+    found: dict[str, dict] = {name: {} for name in LISTS}
     devices = set()
     for file in files:
         measured = read_json(file)
@@ -91,7 +91,7 @@ def gather_results(metrics_folder: Path) -> dict:
 def sort_results(results: dict) -> dict:
     """Return the results with each list in the order of its identity, so that files compare."""
 
-    def order(name):
+    def order(name: str) -> Callable[[dict], list[str]]:
         return lambda row: [str(row.get(key, "")) for key in IDENTITY[name]]
 
     return results | {name: sorted(results.get(name, []), key=order(name)) for name in LISTS}
