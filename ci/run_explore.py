@@ -17,7 +17,7 @@ from run_tutorial import ROOT, leave_out, prepare_kernels
 
 from clims_lib.artifacts import atomic_path
 from clims_lib.config import Profile, load_profile
-from clims_lib.explore.cams import methods_of
+from clims_lib.explore.cams import shown_methods
 from clims_lib.stages.clip import missing
 
 SOURCE = ROOT / "notebooks" / "explorers.ipynb"
@@ -94,7 +94,7 @@ def prepare(options: argparse.Namespace) -> list[str]:
 
 def untrained(profile: Profile) -> list[str]:
     """Which of the networks that the explorers show are not there yet."""
-    wanted = {method for method, _ in methods_of(profile).values()}
+    wanted = {method for method, _ in shown_methods(profile).values()}
     if "clip" not in missing(profile):
         wanted.add("clip_finetuned")
     finished = {

@@ -19,7 +19,8 @@ from clims_lib.artifacts import atomic_path, read_json
 from clims_lib.batches import FILL
 from clims_lib.clip_model import new_clip, save_clip
 from clims_lib.config import load_profile
-from clims_lib.data.voc import IGNORE, VOC_CLASSES, write_mask
+from clims_lib.data.voc import VOC_CLASSES, write_mask
+from clims_lib.labels import IGNORE
 
 
 def write_voc(root: Path, train: int, val: int, labelled: int) -> None:

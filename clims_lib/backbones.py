@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as torchvision's weights expect
 STD = (0.229, 0.224, 0.225)
@@ -48,7 +48,14 @@ class ThinResNet(ResNet):
         """The modules of each of `stages`."""
         return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
-    def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
+    def _make_layer(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        planes: int,
+        blocks: int,
+        stride: int = 1,
+        dilate: bool = False,
+    ) -> nn.Sequential:
         return super()._make_layer(block, planes // self.thin, blocks, stride, dilate)
 
 

@@ -5,11 +5,13 @@ The seed and the epoch alone decide a batch, so a run that goes on sees what it 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clims_lib.metrics import IGNORE
+from clims_lib.labels import IGNORE
 from clims_lib.objectives import Batch
 
 FILL = (124, 116, 104)  # beyond a picture: ImageNet's mean colour, a backbone sees about 0 there
@@ -22,7 +24,7 @@ def random_crops(
     windows: Tensor,
     *,
     crop: int,
-    resize: tuple[float, float],
+    resize: Sequence[float],
 ) -> tuple[Tensor, Tensor | None]:
     """Scale each picture by a random factor and cut a random crop x crop window out of it.
 
@@ -71,7 +73,7 @@ class MemoryBatches:
         seed: int,
         sizes: Tensor | None = None,
         crop: int | None = None,
-        resize: tuple[float, float] = (1.0, 1.0),
+        resize: Sequence[float] = (1.0, 1.0),
     ):
         if not len(images) == len(labels) or masks is not None and len(masks) != len(images):
             raise ValueError("images, labels and masks must be equally many")
@@ -93,11 +95,11 @@ class MemoryBatches:
 class _Lazy(list):
     """A list of (indices, mirror, windows) that turns into a batch when iterated."""
 
-    def __init__(self, plan, data, crops):
+    def __init__(self, plan: Iterable, data: tuple, crops: tuple):
         super().__init__(plan)
         self.data, self.crops = data, crops
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Batch]:
         (images, labels, masks), (sizes, crop, resize) = self.data, self.crops
         for i, mirror, windows in super().__iter__():
             x, m = random_crops(

@@ -44,6 +44,8 @@ class CAMNet(nn.Module):
             raise ValueError(f"backbone must be resnet or efficientnet_lite0, not {backbone!r}")
         self.channels = self.backbone.channels[-1]
         self.head = nn.Conv2d(self.channels, num_classes, 1, bias=False)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
@@ -105,7 +107,7 @@ def multi_scale_cam(
         raise ValueError(f"activation must be one of {sorted(activations)}, not {activation!r}")
     if not scales or min(scales) <= 0:
         raise ValueError(f"scales must be positive numbers, not {list(scales)}")
-    size, total = images.shape[-2:], 0
+    size, total = images.shape[-2:], images.new_zeros(())
     for scale in scales:
         to = [max(1, round(side * scale)) for side in size]
         scaled = F.interpolate(images, to, mode="bilinear", align_corners=False)

@@ -15,14 +15,15 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from clims_lib.cct_network import CCT
+from clims_lib.labels import IGNORE
 
-IGNORE = 255
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor | None]]]
 
 
@@ -119,7 +120,8 @@ def cct_loss(
         weights["weak_auxiliary"] *= rise
     elif pseudo_masks is not None:
         raise ValueError("pseudo_masks came without weak_images")
-    loss = sum(weights[name] * term for name, term in terms.items())
+    weighted = (weights[name] * term for name, term in terms.items())
+    loss = sum(weighted, start=images.new_zeros(()))
     parts = {name: terms[name].item() if name in terms else 0.0 for name in weights}
     return loss, parts | {"loss": loss.item()}
 
@@ -176,7 +178,7 @@ def learning_rate(step: int, steps: int, lr: float, schedule: str = "cosine") ->
     return lr * (0.5 * (1 + math.cos(math.pi * t)) if schedule == "cosine" else (1 - t) ** 0.9)
 
 
-def train_cct(
+def train_cct_network(
     model: CCT,
     labelled: Batches,
     weak: Batches | None = None,
@@ -191,7 +193,7 @@ def train_cct(
     save: Callable[[dict], None] | None = None,
     save_every: int = 100,
     state: dict | None = None,
-    **loss_settings,
+    **loss_settings: Any,
 ) -> list[dict[str, float]]:
     """Train in place with AdamW and return every step's loss parts; `loss_settings`: see cct_loss.
 
@@ -215,7 +217,7 @@ def train_cct(
     weak_batches = weak(start) if weak else repeat((None, None))
     batches = zip(range(start, steps), labelled(start), weak_batches, strict=False)
     for step, batch, weak_batch in batches:
-        tensors = [None if t is None else t.to(device) for t in (*batch, *weak_batch)]
+        tensors: list = [None if t is None else t.to(device) for t in (*batch, *weak_batch)]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, lr, schedule)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

@@ -50,14 +50,15 @@ class Decoder(nn.Sequential):
     """
 
     def __init__(self, channels: int, num_labels: int, factor: int):
-        layers = [nn.Conv2d(channels, num_labels, 1)]
-        nn.init.constant_(layers[0].bias, ALIVE)
+        first = nn.Conv2d(channels, num_labels, 1)
+        nn.init.constant_(first.bias, ALIVE)  # type: ignore[arg-type]
+        layers: list[nn.Module] = [first]
         for _ in range(int(math.log2(factor))):
             shuffle = nn.Conv2d(num_labels, 4 * num_labels, 1)
             # PixelShuffle(2) makes channels 4k .. 4k + 3 the four quarters of label k's pixels
             start = torch.eye(num_labels).repeat_interleave(4, dim=0)
             shuffle.weight.data.copy_(start[:, :, None, None])
-            nn.init.zeros_(shuffle.bias)
+            nn.init.zeros_(shuffle.bias)  # type: ignore[arg-type]
             layers += [nn.ReLU(), shuffle, nn.PixelShuffle(2)]
         super().__init__(*layers)
 

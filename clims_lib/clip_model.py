@@ -24,8 +24,8 @@ with warnings.catch_warnings():
     import clip
     from clip.model import CLIP
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own normalisation (clip.clip._transform)
-STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own normalisation (clip.clip._transform)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def new_clip(
@@ -85,19 +85,21 @@ def load_clip(name: str | Path, device: str | torch.device = "cpu") -> CLIP:
     return model.float().eval().requires_grad_(False)
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalise_for_clip(images: Tensor) -> Tensor:
     """[0, 1] pictures (B, 3, H, W) -> CLIP's units, where 0 is the mean colour."""
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
-    return (images - mean) / torch.tensor(STD, device=images.device).view(3, 1, 1)
+    mean = torch.tensor(CLIP_MEAN, device=images.device).view(3, 1, 1)
+    return (images - mean) / torch.tensor(CLIP_STD, device=images.device).view(3, 1, 1)
 
 
 def image_encoder(model: CLIP) -> Callable[[Tensor], Tensor]:
     """(B, 3, H, W) normalised pictures -> (B, D) unit vectors; resizes to CLIP's own resolution."""
     size = model.visual.input_resolution
-    return lambda images: F.normalize(model.encode_image(resize(images, size)).float(), dim=-1)
+    return lambda images: F.normalize(
+        model.encode_image(resize_for_clip(images, size)).float(), dim=-1
+    )
 
 
-def resize(images: Tensor, size: int) -> Tensor:
+def resize_for_clip(images: Tensor, size: int) -> Tensor:
     """(B, 3, H, W) -> (B, 3, size, size), bicubic like CLIP's own transform."""
     if images.shape[-2:] == (size, size):
         return images
@@ -171,7 +173,7 @@ def train_clip(
     state: dict | None = None,
     save: Callable[[int, dict], None] | None = None,
     save_every: int = 200,
-    progress=None,
+    progress: Callable[..., object] | None = None,
 ) -> list[float]:
     """Contrastive training of both towers; returns the losses of the steps run here.
 

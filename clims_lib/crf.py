@@ -7,18 +7,23 @@ probabilities, colours lie in [0, 1], so pydensecrf's srgb=13 is bilateral_srgb=
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from clims_lib.labels import IGNORE
 from clims_lib.permutohedral import Lattice
 
 EXACT_PIXELS = 1024  # up to here the full kernel is as quick as the lattice
 LARGEST_KERNEL = 128 * 128  # pixels; beyond it the full kernel would need gigabytes
 ABSENT_ENERGY = 1000.0  # exp(-1000) is 0: no message can bring an absent class back
+Filter = Callable[[Tensor], Tensor]  # q (B, H, W, ...) -> its messages, of the same shape
 
 
 @torch.no_grad()
-def dense_crf(unary, image, *, iterations=10, **kernels):
+def dense_crf(unary: Tensor, image: Tensor, *, iterations: int = 10, **kernels: Any) -> Tensor:
     """Return the label probabilities Q (B, ..., L, H, W) of a dense CRF with Potts costs.
 
     unary (B, ..., L, H, W): energies -log p; image (B, 3, H, W) in [0, 1], on the same device.
@@ -37,15 +42,15 @@ def dense_crf(unary, image, *, iterations=10, **kernels):
 
 
 def message_filters(
-    image,
+    image: Tensor,
     *,
-    gaussian_weight=3.0,
-    gaussian_sxy=3.0,
-    bilateral_weight=10.0,
-    bilateral_sxy=80.0,
-    bilateral_srgb=13 / 255,
-    exact=None,
-):
+    gaussian_weight: float = 3.0,
+    gaussian_sxy: float = 3.0,
+    bilateral_weight: float = 10.0,
+    bilateral_sxy: float = 80.0,
+    bilateral_srgb: float = 13 / 255,
+    exact: bool | None = None,
+) -> list[Filter]:
     """Return the functions q -> w_m K_m q, q (B, H, W, ...), of a batch of pictures.
 
     image (B, 3, H, W) in [0, 1]; sxy in pixels, srgb in colour units of [0, 1]; a weight of 0
@@ -71,7 +76,7 @@ def message_filters(
     return filters
 
 
-def unary_from_cam(cam, threshold, sharpness=8.0):
+def unary_from_cam(cam: Tensor, threshold: float, sharpness: float = 8.0) -> Tensor:
     """Energies of [background, classes]: -log softmax(sharpness x [threshold, cam_1 .. cam_K]).
 
     cam (..., K, H, W) in [0, 1], threshold in [0, 1] -> float32 (..., K + 1, H, W). Its lowest
@@ -90,7 +95,7 @@ def unary_from_cam(cam, threshold, sharpness=8.0):
     return (-scores.log_softmax(-3)).clamp(max=ABSENT_ENERGY)
 
 
-def unary_from_labels(mask, confidence, num_labels):
+def unary_from_labels(mask: Tensor, confidence: float, num_labels: int) -> Tensor:
     """Energies of a mask that is right with probability confidence: -log confidence at its label.
 
     mask: whole numbers (..., H, W) 0..num_labels-1, 255 = unsure (all labels alike); confidence in
@@ -101,7 +106,7 @@ def unary_from_labels(mask, confidence, num_labels):
         raise ValueError(
             f"need 0 < confidence < 1 and at least 2 labels, not {confidence} and {num_labels}"
         )
-    unsure = mask == 255
+    unsure = mask == IGNORE
     if bool(((mask < 0) | (mask >= num_labels) & ~unsure).any()):
         raise ValueError(f"mask holds labels outside 0..{num_labels - 1} and 255")
     labels = torch.arange(num_labels, device=mask.device).view(-1, 1, 1)
@@ -111,7 +116,9 @@ def unary_from_labels(mask, confidence, num_labels):
     return energy.masked_fill(unsure.unsqueeze(-3), math.log(num_labels))
 
 
-def refine(image, cam, threshold, *, sharpness=8.0, **settings):
+def refine_cam(
+    image: Tensor, cam: Tensor, threshold: float, *, sharpness: float = 8.0, **settings: Any
+) -> Tensor:
     """Return the CRF's mask of activation maps: uint8 (H, W), or (B, H, W) for a batch.
 
     image (3, H, W) or (B, 3, H, W) in [0, 1]; cam (K, H, W) or (B, K, H, W) in [0, 1], absent
@@ -124,8 +131,15 @@ def refine(image, cam, threshold, *, sharpness=8.0, **settings):
     return masks[0] if single else masks
 
 
-def refine_at(image, cam, thresholds, *, sharpness=8.0, **settings):
-    """`refine` at T thresholds for the price of few: uint8 (B, T, H, W)."""
+def refine_at(
+    image: Tensor,
+    cam: Tensor,
+    thresholds: Sequence[float],
+    *,
+    sharpness: float = 8.0,
+    **settings: Any,
+) -> Tensor:
+    """`refine_cam` at T thresholds for the price of few: uint8 (B, T, H, W)."""
     # Classes absent from every picture cost time and change nothing.
     present = [0] + [k + 1 for k in range(cam.shape[1]) if bool((cam[:, k] > 0).any())]
     unary = [unary_from_cam(cam, t, sharpness)[:, present] for t in thresholds]
@@ -133,7 +147,7 @@ def refine_at(image, cam, thresholds, *, sharpness=8.0, **settings):
     return labels[dense_crf(torch.stack(unary, 1), image, **settings).argmax(-3)]
 
 
-def _places(image, sxy):
+def _places(image: Tensor, sxy: float) -> Tensor:
     """Where each pixel is: (x / sxy, y / sxy), float32 (B, 2, H, W)."""
     batch, _, height, width = image.shape
     y, x = torch.meshgrid(
@@ -144,7 +158,7 @@ def _places(image, sxy):
     return torch.stack([x, y]).expand(batch, 2, height, width) / sxy
 
 
-def _full_kernel(features, weight):
+def _full_kernel(features: Tensor, weight: float) -> Filter:
     """Exact kernel exp(-|f_i - f_j|^2 / 2) for all pairs of pixels; B x (HW)^2 numbers."""
     points = features.flatten(2).transpose(1, 2).contiguous()
     if points.shape[1] > LARGEST_KERNEL:
@@ -159,14 +173,14 @@ def _full_kernel(features, weight):
     return lambda q: (kernel @ q.flatten(1, 2).flatten(2)).view_as(q)
 
 
-def _lattice_kernel(features, weight):
+def _lattice_kernel(features: Tensor, weight: float) -> Filter:
     """Approximate kernel: one lattice for the whole batch, in time linear in the pixels."""
     lattice = Lattice(features)
     lattice.normalise(weight)
     return lambda q: lattice.filter(q.flatten(0, 2).flatten(1)).view_as(q)
 
 
-def _check(unary, image, iterations):
+def _check(unary: Tensor, image: Tensor, iterations: int) -> None:
     if unary.ndim < 4 or min(unary.shape) < 1:
         raise ValueError(f"unary must be (B, ..., L, H, W), not {tuple(unary.shape)}")
     if tuple(image.shape) != (len(unary), 3, *unary.shape[-2:]):
@@ -182,13 +196,13 @@ def _check(unary, image, iterations):
         raise ValueError(f"iterations must be a whole number of 0 or more, not {iterations}")
 
 
-def _check_scales(**scales):
+def _check_scales(**scales: float) -> None:
     for name, value in scales.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive, not {value}")
 
 
-def _check_weights(**weights):
+def _check_weights(**weights: float) -> None:
     for name, value in weights.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be 0 or more, not {value}")

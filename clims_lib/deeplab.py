@@ -45,6 +45,8 @@ class DeepLab(nn.Module):
 
     def __init__(self, network: CAMNet, num_labels: int, width: int, rates: tuple[int, ...]):
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.backbone, self.mean, self.std = network.backbone, network.mean, network.std
         self.head = nn.Sequential(
             ASPP(network.channels, list(rates), width),
@@ -84,7 +86,7 @@ def train_deeplab(profile: Profile) -> Path:
     def make(folder: Path) -> None:
         device, model = device_of(profile), new_deeplab(profile)
         model.backbone.load_state_dict(load_network(profile, "cam").backbone.state_dict())
-        model = model.to(device, memory_format=torch.channels_last)
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         images, labels, _ = read_split(profile, "train")
         batches = MemoryBatches(
             images,
@@ -132,18 +134,19 @@ def train_deeplab(profile: Profile) -> Path:
     return artifact(profile.outputs / "weights", method_of(profile), recipe, make)
 
 
-def predictor(profile: Profile) -> Predict:
+def load_predictor(profile: Profile) -> Predict:
     """The trained DeepLab: pictures uint8 (B, 3, S, S) -> masks uint8 (B, S, S), no labels given.
 
     Probabilities are averaged over the profile's scales and mirror images.
     """
     model, device = new_deeplab(profile), device_of(profile)
     model.load_state_dict(load_tensors(train_deeplab(profile) / "weights.safetensors"))
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @torch.no_grad()
     def predict(images: Tensor) -> Tensor:
-        x, total = images.to(device).float() / 255, 0
+        x = images.to(device).float() / 255
+        total = x.new_zeros(())
         for scale in profile.deeplab.scales:
             to = [max(1, round(side * scale)) for side in x.shape[-2:]]
             scaled = F.interpolate(x, to, mode="bilinear", align_corners=False)
@@ -156,17 +159,17 @@ def predictor(profile: Profile) -> Predict:
     return predict
 
 
-def segment(profile: Profile, split: str) -> Path:
+def make_deeplab_masks(profile: Profile, split: str) -> Path:
     """The folder of DeepLab's masks of a split, <name>.png."""
     weights = train_deeplab(profile)
     return keep_segmentations(
-        profile, method_of(profile), split, lambda: predictor(profile), weights
+        profile, method_of(profile), split, lambda: load_predictor(profile), weights
     )
 
 
 def measure_deeplab(profile: Profile) -> list[dict]:
     """Its rows on every evaluated split."""
-    masks = {split: segment(profile, split) for split in profile.data.evaluated}
+    masks = {split: make_deeplab_masks(profile, split) for split in profile.data.evaluated}
     seconds = read_manifest(train_deeplab(profile))["seconds"]
     return measure_masks(
         profile, method_of(profile), masks, threshold=None, crf=False, seconds=seconds

@@ -66,10 +66,10 @@ class bar:
     def __init__(self, steps: int, title: str, done: int = 0):
         self.bar = tqdm(total=steps, initial=done, desc=title)
 
-    def __enter__(self):
+    def __enter__(self) -> Callable[..., object]:
         return lambda loss: (self.bar.update(), self.bar.set_postfix(loss=f"{loss:.3f}"))
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
 
 
@@ -82,7 +82,7 @@ class Team:
     each share is normalised by itself, as usual.
     """
 
-    def __init__(self, accelerator=None):
+    def __init__(self, accelerator: Any = None):
         self.accelerator = accelerator
         self.rank = accelerator.process_index if accelerator else 0
         self.size = accelerator.num_processes if accelerator else 1

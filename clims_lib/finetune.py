@@ -20,7 +20,7 @@ from clims_lib.clip_model import (
     encode_texts,
     hinge_loss,
     image_encoder,
-    normalise,
+    normalise_for_clip,
     same_text_matrix,
 )
 
@@ -36,7 +36,7 @@ def text_parameters(model: CLIP) -> list[torch.nn.Parameter]:
 
 def in_clips_units(pictures: Tensor, device: torch.device) -> Tensor:
     """uint8 (B, 3, H, W) -> float in CLIP's units, on the device."""
-    return normalise(pictures.to(device).float() / 255)
+    return normalise_for_clip(pictures.to(device).float() / 255)
 
 
 def finetune_text_tower(
@@ -52,7 +52,7 @@ def finetune_text_tower(
     batch_size: int,
     generator: torch.Generator,
     amp: bool = True,
-    progress=None,
+    progress: Callable[..., object] | None = None,
 ) -> list[float]:
     """Teach the text tower the class texts with a hinge, replaying captions; returns the losses.
 
@@ -108,7 +108,7 @@ def finetune_both_towers(
     correct_shared: bool,
     generator: torch.Generator,
     amp: bool = True,
-    progress=None,
+    progress: Callable[..., object] | None = None,
 ) -> list[float]:
     """The published recipe: symmetric cross entropy of pictures and one of their label texts.
 

@@ -6,6 +6,8 @@ worked out by hand. Shapes: B pictures, K classes, L background texts. Notebook 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -96,8 +98,8 @@ def clims_loss(
         "cbs": cbs_loss(s_background, labels, cbs_threshold),
         "reg": area_loss(cams),
     }
-    total = sum(w * term for w, term in zip(weights, terms.values(), strict=True))
-    return total, terms
+    weighted = (w * term for w, term in zip(weights, terms.values(), strict=True))
+    return sum(weighted, start=cams.new_zeros(())), terms
 
 
 def cut_out(images: Tensor, cams: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -121,7 +123,7 @@ def cut_out(images: Tensor, cams: Tensor, labels: Tensor) -> tuple[Tensor, Tenso
 
 
 def similarities(
-    encode,
+    encode: Callable[[Tensor], Tensor],
     images: Tensor,
     cams: Tensor,
     labels: Tensor,

@@ -1,11 +1,15 @@
 """Measure masks: confusion, IoU, mIoU and leak rate; all counts add up over pictures."""
 
+import numpy as np
 import torch
+from torch import Tensor
 
-IGNORE = 255
+from clims_lib.labels import IGNORE
+
+Labels = Tensor | np.ndarray  # whole numbers
 
 
-def confusion(truth, prediction, num_labels):
+def confusion(truth: Labels, prediction: Labels, num_labels: int) -> Tensor:
     """Count pixels by true and predicted label: C[t, p] = #{truth = t and prediction = p}.
 
     truth, prediction: whole numbers of one and the same shape, any number of dimensions, tensors or
@@ -42,7 +46,7 @@ def confusion(truth, prediction, num_labels):
     return counts[:num_labels, :num_labels].clone()
 
 
-def iou(confusion):
+def iou(confusion: Labels) -> Tensor:
     """Intersection over union of each label: C[k,k] / (sum_p C[k,p] + sum_t C[t,k] - C[k,k]).
 
     confusion (L, L) -> float64 (L,) in [0, 1]; nan for labels in neither truth nor prediction.
@@ -52,14 +56,16 @@ def iou(confusion):
     return hits / (counts.sum(1) + counts.sum(0) - hits)  # 0 / 0 is the nan we promise
 
 
-def miou(confusion):
+def miou(confusion: Labels) -> float:
     """Mean IoU over the labels that occur, background included: float in [0, 1]."""
     if float(_counts(confusion).sum()) == 0:
         raise ValueError("the confusion matrix is empty: no pixel was counted, so there is no mIoU")
     return float(iou(confusion).nanmean())
 
 
-def leak_rate(prediction, ground, ground_index, class_index):
+def leak_rate(
+    prediction: Labels, ground: Labels, ground_index: int, class_index: int
+) -> tuple[int, int]:
     """Count how much of a co-occurring ground is labelled as the object.
 
     leak rate = #{ground = g and prediction = k} / #{ground = g}, for instance of the railroad's
@@ -76,7 +82,7 @@ def leak_rate(prediction, ground, ground_index, class_index):
     return int(labelled.sum()), int(on_ground.sum())
 
 
-def picture_iou(truth, prediction, label):
+def picture_iou(truth: Labels, prediction: Labels, label: int) -> Tensor:
     """IoU of one label in each picture: truth, prediction (N, H, W) -> float64 (N,).
 
     Pixels with truth 255 are left out; nan where the label is in neither. ValueError for shapes
@@ -85,20 +91,20 @@ def picture_iou(truth, prediction, label):
     truth, prediction = _labels(truth, "truth"), _labels(prediction, "prediction")
     if truth.shape != prediction.shape or truth.ndim != 3:
         raise ValueError(f"need two (N, H, W), not {tuple(truth.shape)}, {tuple(prediction.shape)}")
-    known = truth != 255
+    known = truth != IGNORE
     real, guessed = (truth == label), (prediction == label) & known
     both, either = ((real & guessed).sum((1, 2)), (real | guessed).sum((1, 2)))
     return both.double() / either  # 0 / 0 is nan
 
 
-def _labels(values, name):
+def _labels(values: Labels, name: str) -> Tensor:
     values = torch.as_tensor(values)
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise ValueError(f"{name} must hold whole-number labels, not {values.dtype}")
     return values
 
 
-def _counts(confusion):
+def _counts(confusion: Labels) -> Tensor:
     counts = torch.as_tensor(confusion).double()
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or bool((counts < 0).any()):
         raise ValueError(f"a confusion matrix is square, with counts >= 0, not {counts.shape}")

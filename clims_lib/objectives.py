@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clims_lib.clip_model import normalise as normalise_for_clip
-from clims_lib.clip_model import resize
+from clims_lib.clip_model import normalise_for_clip, resize_for_clip
+from clims_lib.labels import IGNORE
 from clims_lib.losses import area_loss, clims_loss, similarities
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images (B,3,H,W) in [0,1], labels (B,K), masks
-Loss = Callable[[nn.Module, Batch, float], tuple[Tensor, dict[str, Tensor]]]
+LossAndParts = tuple[Tensor, dict[str, Tensor]]
+Loss = Callable[[nn.Module, Batch, float], LossAndParts]
 
 
 def pooled_scores(scores: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def cam_loss(area_weight: float = 0.0) -> Loss:
     area_weight > 0 adds L_REG of the maps' sigmoid: the control without any language.
     """
 
-    def loss(model: nn.Module, batch: Batch, progress: float):
+    def loss(model: nn.Module, batch: Batch, progress: float) -> LossAndParts:
         images, labels, _ = batch
         scores = model(images)
         parts = {"bce": F.binary_cross_entropy_with_logits(pooled_scores(scores), labels)}
@@ -64,7 +65,7 @@ def puzzle_loss(*, tiles: int, alpha: float, ramp: float) -> Loss:
     alpha rises linearly from 0 over the first `ramp` of training.
     """
 
-    def loss(model: nn.Module, batch: Batch, progress: float):
+    def loss(model: nn.Module, batch: Batch, progress: float) -> LossAndParts:
         images, labels, _ = batch
         whole = model(images).float()
         joined = join_tiles(model(cut_tiles(images, tiles)).float(), tiles)
@@ -94,10 +95,10 @@ def clims_training_loss(
     size: CLIP's input resolution; pictures and maps are brought to it before they are multiplied.
     """
 
-    def loss(model: nn.Module, batch: Batch, progress: float):
+    def loss(model: nn.Module, batch: Batch, progress: float) -> LossAndParts:
         images, labels, _ = batch
         cams = model(images).float().sigmoid()
-        seen = normalise_for_clip(resize(images, size))
+        seen = normalise_for_clip(resize_for_clip(images, size))
         measured = similarities(encode, seen, cams, labels, class_text, background_text)
         return clims_loss(*measured, cams, labels, weights=weights, cbs_threshold=cbs_threshold)
 
@@ -107,14 +108,14 @@ def clims_training_loss(
 def full_mask_loss(num_classes: int) -> Loss:
     """Binary cross entropy at every pixel but the borders (255): what masks would buy."""
 
-    def loss(model: nn.Module, batch: Batch, progress: float):
+    def loss(model: nn.Module, batch: Batch, progress: float) -> LossAndParts:
         images, _, masks = batch
         if masks is None:
             raise ValueError("full_masks needs the masks: read the data set with masks=True")
         scores = F.interpolate(
             model(images).float(), masks.shape[-2:], mode="bilinear", align_corners=False
         )
-        known = masks != 255
+        known = masks != IGNORE
         classes = torch.arange(1, num_classes + 1, device=masks.device).view(-1, 1, 1)
         target = (masks[:, None] == classes).float()
         bce = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
@@ -127,9 +128,11 @@ def full_mask_loss(num_classes: int) -> Loss:
 def mask_loss() -> Loss:
     """Cross entropy of label scores (B, K + 1, H, W) with masks (B, H, W), 255 left out."""
 
-    def loss(model: nn.Module, batch: Batch, progress: float):
+    def loss(model: nn.Module, batch: Batch, progress: float) -> LossAndParts:
         images, _, masks = batch
-        entropy = F.cross_entropy(model(images).float(), masks.long(), ignore_index=255)
+        if masks is None:
+            raise ValueError("this loss compares with masks: hand them to the batches")
+        entropy = F.cross_entropy(model(images).float(), masks.long(), ignore_index=IGNORE)
         return entropy, {"ce": entropy}
 
     return loss

@@ -10,6 +10,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
 class Lattice:
@@ -19,7 +20,10 @@ class Lattice:
     pictures never meet. filter maps (P, L) to (P, L), points in the order (B, ...).
     """
 
-    def __init__(self, features):
+    _pixel_weights: Tensor  # of the splat
+    _corner_weights: Tensor  # of the slice
+
+    def __init__(self, features: Tensor):
         batch, dims = features.shape[:2]
         points = features.transpose(0, 1).reshape(dims, -1)  # (d, P): long rows are quick
         rounded, rank, self._weights = _simplex(points)
@@ -27,14 +31,14 @@ class Lattice:
         self._sort_corners(codes)
         self._link_neighbours(steps)
 
-    def normalise(self, weight=1.0):
+    def normalise(self, weight: float = 1.0) -> None:
         """Make `filter` weight x D^-1/2 K D^-1/2, D being the row sums of the kernel K."""
         ones = self._weights.new_ones(self._weights.shape[1], 1)
         scale = (self.filter(ones)[:, 0] + 1e-20).rsqrt()
         self._pixel_weights = self._pixel_weights * scale[self._pixels]
         self._corner_weights = weight * self._corner_weights * scale[:, None]
 
-    def filter(self, values):
+    def filter(self, values: Tensor) -> Tensor:
         """Blur values float32 (P, L) -> (P, L)."""
         corners = F.embedding_bag(
             self._pixels, values, self._starts, mode="sum", per_sample_weights=self._pixel_weights
@@ -48,7 +52,7 @@ class Lattice:
             self._corners, corners, mode="sum", per_sample_weights=self._corner_weights
         )
 
-    def _sort_corners(self, codes):
+    def _sort_corners(self, codes: Tensor) -> None:
         """Number the distinct corners, and list the points of each (for splat) and back (slice)."""
         corners, count = codes.shape
         sorted_codes, order = codes.flatten().sort()
@@ -63,7 +67,7 @@ class Lattice:
         self._corners = number.view(corners, count).T.contiguous()
         self._corner_weights = self._weights.T.contiguous()
 
-    def _link_neighbours(self, steps):
+    def _link_neighbours(self, steps: list[int]) -> None:
         """List (itself, lower, upper) of every corner in each direction; M stands for missing."""
         missing = len(self._codes)
         itself = torch.arange(missing + 1, device=self._codes.device)
@@ -81,7 +85,7 @@ class Lattice:
             self._neighbours.append(torch.stack([itself, lower, upper], dim=1))
 
 
-def _simplex(points):
+def _simplex(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Find the simplex around each point: points (d, P) -> rounded, rank, weights, all (d + 1, P).
 
     rounded: the nearest lattice point whose coordinates are multiples of d + 1; rank: the order of
@@ -115,7 +119,7 @@ def _simplex(points):
     return rounded.long(), rank, weights
 
 
-def _corner_codes(rounded, rank, batch):
+def _corner_codes(rounded: Tensor, rank: Tensor, batch: int) -> tuple[Tensor, list[int]]:
     """Give every corner of every point one integer: codes (d + 1, P), and the step a direction.
 
     A corner's first d coordinates are the digits of a mixed-radix number, the picture is its

@@ -14,13 +14,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.text import Text
+from numpy.typing import ArrayLike
 
-from clims_lib.data.voc import palette
+from clims_lib.labels import palette
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 
 
-def picture(image) -> np.ndarray:
+def picture(image: ArrayLike) -> np.ndarray:
     """uint8 (3, H, W) or float in [0, 1] -> (H, W, 3) for imshow."""
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[0] != 3:
@@ -29,12 +30,12 @@ def picture(image) -> np.ndarray:
     return pixels if pixels.dtype == np.uint8 else pixels.clip(0, 1)
 
 
-def coloured(mask) -> np.ndarray:
+def coloured(mask: ArrayLike) -> np.ndarray:
     """uint8 (H, W) -> (H, W, 3) in VOC's colours; 255 (ignore) is VOC's cream."""
     return palette()[np.asarray(mask)]
 
 
-def overlay(image, mask, opacity: float = 0.6) -> np.ndarray:
+def overlay(image: ArrayLike, mask: ArrayLike, opacity: float = 0.6) -> np.ndarray:
     """The picture with its mask laid over it where there is an object."""
     pixels = picture(image)
     pixels = pixels if pixels.dtype == np.uint8 else (255 * pixels).astype(np.uint8)
@@ -57,7 +58,9 @@ def gallery(images: Sequence, titles: Sequence[str] = (), columns: int = 6) -> F
     return figure
 
 
-def grid(rows: Sequence[Sequence], row_titles: Sequence[str], column_titles=()) -> Figure:
+def grid(
+    rows: Sequence[Sequence], row_titles: Sequence[str], column_titles: Sequence[str] = ()
+) -> Figure:
     """A table of pictures: one method a row, one picture a column."""
     count = len(rows[0])
     figure, axes = plt.subplots(
@@ -82,7 +85,9 @@ def legend_of(classes: Sequence[str]) -> Figure:
     return figure
 
 
-def bars(groups: Mapping[str, Mapping[str, float]], ylabel: str, ylim=None) -> Figure:
+def bars(
+    groups: Mapping[str, Mapping[str, float]], ylabel: str, ylim: tuple[float, float] | None = None
+) -> Figure:
     """Grouped bars: {series: {name on the axis: value}}; missing or None values leave a gap."""
     names = list(dict.fromkeys(n for values in groups.values() for n in values))
     figure, axis = plt.subplots(figsize=(11, 3.4), layout="constrained")
@@ -174,14 +179,14 @@ def oracle_chart(rows: Sequence[Mapping]) -> Figure:
     return figure
 
 
-def signed(values, limit: float | None = None) -> np.ndarray:
+def signed(values: ArrayLike, limit: float | None = None) -> np.ndarray:
     """(H, W) numbers -> (H, W, 3): purple below 0, orange above, white at 0 (colour-blind safe)."""
     values = np.asarray(values, dtype=float)
     limit = limit or max(np.abs(values).max(), 1e-12)
     return plt.get_cmap("PuOr_r")(values / (2 * limit) + 0.5)[..., :3]
 
 
-def map_over(image, cam, opacity: float = 0.6) -> np.ndarray:
+def map_over(image: ArrayLike, cam: ArrayLike, opacity: float = 0.6) -> np.ndarray:
     """A map (H, W) in [0, 1] over its picture: the brighter, the more active."""
     pixels = picture(image)
     pixels = pixels / 255 if pixels.dtype == np.uint8 else pixels
@@ -189,7 +194,7 @@ def map_over(image, cam, opacity: float = 0.6) -> np.ndarray:
 
 
 def heat_table(
-    values,
+    values: ArrayLike,
     row_titles: Sequence[str],
     column_titles: Sequence[str],
     title: str = "",
@@ -233,12 +238,12 @@ def ranked(values: Mapping[str, tuple[float, float]], xlabel: str) -> Figure:
     return figure
 
 
-def shade(values) -> np.ndarray:
+def heatmap(values: ArrayLike) -> np.ndarray:
     """(H, W) numbers in [0, 1] -> (H, W, 3): dark to bright, one scale for all pictures."""
     return plt.get_cmap("viridis")(np.clip(np.asarray(values, dtype=float), 0, 1))[..., :3]
 
 
-def points(x, y, xlabel: str, ylabel: str) -> Figure:
+def points(x: ArrayLike, y: ArrayLike, xlabel: str, ylabel: str) -> Figure:
     """A scatter of (x, y) with a line at y = 0."""
     figure, axis = plt.subplots(figsize=(10, 3.6), layout="constrained")
     axis.axhline(0, color="#404040", linewidth=1)
@@ -260,14 +265,18 @@ def set_up() -> None:
 def attach_words(figure: Figure) -> None:
     """Let a figure hand its words to Jupyter; a hook that pyplot calls with every new figure."""
     # IPython adds the picture itself to what this returns.
-    figure._repr_mimebundle_ = lambda **_: ({}, {"image/png": {"alt": describe(figure)}})
+
+    def words(**_: object) -> tuple[dict, dict]:
+        return {}, {"image/png": {"alt": describe(figure)}}
+
+    figure._repr_mimebundle_ = words  # type: ignore[attr-defined]
 
 
 def describe(figure: Figure) -> str:
     """Return the figure's `alt` where somebody wrote one (`report.save_figure` does), else what
     its titles, axes and legends say, and how many pictures it has; "" if nothing."""
-    if getattr(figure, "alt", ""):
-        return figure.alt
+    if alt := getattr(figure, "alt", ""):
+        return alt
     figure.draw_without_rendering()  # names at ticks are not there before
     pictures = sum(len(axis.images) for axis in figure.axes)
     parts = [f"{pictures} pictures"] if pictures > 1 else []  # one may be a table

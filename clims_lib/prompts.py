@@ -13,20 +13,6 @@ from torch import Tensor
 
 TEMPLATE = "a photo of {}"
 
-# One shared list, used with a threshold of 0.26 on the similarity (second published variant).
-SHARED_BACKGROUND = (
-    "tree",
-    "river",
-    "sea",
-    "lake",
-    "water",
-    "railway",
-    "railroad",
-    "track",
-    "stone",
-    "rocks",
-)
-
 
 def with_article(noun: str) -> str:
     """'train' -> 'a train', 'aeroplane' -> 'an aeroplane'."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from clims_lib.metrics import IGNORE
+from clims_lib.labels import IGNORE
 
 
 def offsets(radius: float) -> list[tuple[int, int]]:
@@ -37,18 +37,6 @@ def shift(x: Tensor, dy: int, dx: int, fill: float = 0.0) -> Tensor:
     padded = F.pad(x, (max(-dx, 0), max(dx, 0), max(-dy, 0), max(dy, 0)), value=fill)
     top, left = max(dy, 0), max(dx, 0)
     return padded[..., top : top + h, left : left + w]
-
-
-def confident_labels(cams: Tensor, low: float, high: float) -> Tensor:
-    """Labels uint8 (B, h, w) of normalised maps (B, K, h, w): the strongest class above `high`,
-    background (0) below `low`, 255 between, where the maps are not sure. Raises ValueError unless
-    0 <= low <= high <= 1."""
-    if not 0 <= low <= high <= 1:
-        raise ValueError(f"low <= high in [0, 1] needed, not {low} and {high}")
-    strongest, winner = cams.max(1)
-    unsure = torch.full_like(winner, IGNORE)
-    labels = torch.where(strongest > high, winner + 1, unsure)
-    return labels.masked_fill(strongest < low, 0).to(torch.uint8)
 
 
 class AffinityHead(nn.Module):
@@ -122,7 +110,7 @@ def train_head(
     generator: Generator,
     state: dict | None = None,
     save: Callable[[dict], None] | None = None,
-    progress=None,
+    progress: Callable[..., object] | None = None,
 ) -> list[float]:
     """Train an affinity head with Adam; returns the loss of every step.
 

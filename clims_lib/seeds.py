@@ -3,12 +3,16 @@
 Every function takes any number of leading batch dimensions.
 """
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
-from clims_lib.metrics import IGNORE, miou
+from clims_lib.labels import IGNORE
+from clims_lib.metrics import miou
 
 
-def normalise_cam(cam, label, how="max"):
+def normalise_cam(cam: Tensor, label: Tensor, how: str = "max") -> Tensor:
     """Bring a picture's activation maps into [0, 1] and silence the absent classes.
 
     cam float (..., K, h, w), label (..., K) of 0 and 1 -> float32 (..., K, h, w).
@@ -33,7 +37,7 @@ def normalise_cam(cam, label, how="max"):
     return cam * (label.to(cam.device) > 0)[..., None, None]
 
 
-def cam_to_mask(cam, threshold):
+def cam_to_mask(cam: Tensor, threshold: float) -> Tensor:
     """Label each pixel with the argmax over [threshold, cam_1 .. cam_K].
 
     cam (..., K, H, W) in [0, 1] -> uint8 (..., H, W), 0 = background; threshold in [0, 1] is the
@@ -43,7 +47,13 @@ def cam_to_mask(cam, threshold):
     return torch.where(strongest > threshold, winner + 1, 0).to(torch.uint8)
 
 
-def threshold_counts(cam, truth, thresholds, labels, num_labels):
+def threshold_counts(
+    cam: Tensor,
+    truth: Tensor,
+    thresholds: Sequence[float],
+    labels: Sequence[int] | Tensor,
+    num_labels: int,
+) -> Tensor:
     """Count pixels for the confusion matrices at all T thresholds, in one pass.
 
     cam (..., K, H, W) in [0, 1]; truth: whole numbers (..., H, W), 255 ignored; thresholds: rising;
@@ -52,10 +62,10 @@ def threshold_counts(cam, truth, thresholds, labels, num_labels):
     (true label, strongest class, number of thresholds passed) holds all T matrices. Counts add up
     over pictures; `threshold_curve` turns them into scores.
     """
-    thresholds, steps = torch.as_tensor(thresholds, dtype=torch.float32), len(thresholds) + 1
+    rising, steps = torch.as_tensor(thresholds, dtype=torch.float32), len(thresholds) + 1
     cam, truth = torch.as_tensor(cam), torch.as_tensor(truth)
-    if thresholds.ndim != 1 or steps == 1 or bool((thresholds.diff() <= 0).any()):
-        raise ValueError(f"thresholds must be a rising list of numbers, not {thresholds.tolist()}")
+    if rising.ndim != 1 or steps == 1 or bool((rising.diff() <= 0).any()):
+        raise ValueError(f"thresholds must be a rising list of numbers, not {rising.tolist()}")
     if truth.shape != cam.shape[:-3] + cam.shape[-2:] or len(labels) != cam.shape[-3]:
         raise ValueError(
             f"cam {tuple(cam.shape)} does not fit the truth {tuple(truth.shape)} and "
@@ -66,18 +76,18 @@ def threshold_counts(cam, truth, thresholds, labels, num_labels):
     strongest, winner = cam.max(-3)
     counted = truth != IGNORE
     winner = torch.tensor([int(k) for k in labels])[winner[counted]]
-    passed = torch.bucketize(strongest[counted], thresholds)  # how many lie below the score
+    passed = torch.bucketize(strongest[counted], rising)  # how many lie below the score
     index = (truth[counted].long() * num_labels + winner) * steps + passed
     counts = torch.bincount(index, minlength=num_labels * num_labels * steps)
     return counts.view(num_labels, num_labels, steps)
 
 
-def threshold_curve(counts):
+def threshold_curve(counts: Tensor) -> list[float]:
     """mIoU at every threshold, a list of floats, of what `threshold_counts` counted."""
     return [miou(_confusion_at(counts, t)) for t in range(counts.shape[-1] - 1)]
 
 
-def _confusion_at(counts, t):
+def _confusion_at(counts: Tensor, t: int) -> Tensor:
     """Confusion at threshold number t: pixels that passed at most t of them are background."""
     confusion = counts[:, :, t + 1 :].sum(-1)
     confusion[:, 0] += counts[:, :, : t + 1].sum((1, 2))

@@ -14,7 +14,7 @@ from clims_lib.cct import (
     cross_entropy,
     learning_rate,
     ramp_up,
-    train_cct,
+    train_cct_network,
     truth_threshold,
 )
 from clims_lib.cct_network import CCT, Decoder, PyramidPooling
@@ -253,7 +253,7 @@ def batches(seed):
 
 def fit(model, steps=6, **more):
     states = []
-    history = train_cct(
+    history = train_cct_network(
         model,
         batches(1),
         batches(2),
@@ -285,7 +285,7 @@ def test_training_learns():
     masks = (images.mean(1) > 0).to(torch.uint8)
     masks[:, 8:] = 2
     once = lambda start: iter([(images, masks)] * (60 - start))  # noqa: E731
-    history = train_cct(model, once, steps=60, lr=1e-2, generator=seeded(), annealed=False)
+    history = train_cct_network(model, once, steps=60, lr=1e-2, generator=seeded(), annealed=False)
     assert history[-1]["supervised"] < 0.6 * history[0]["supervised"]
     assert history[-1]["consistency"] == 0  # without weak pictures: supervised alone
 
@@ -339,7 +339,9 @@ def test_a_weight_whose_input_is_missing():
 def test_training_that_cannot_go_on():
     some = lambda start: list(batches(1)(start))[:2]  # noqa: E731
     with pytest.raises(ValueError, match="ran out after 2 of 5 steps"):
-        train_cct(small_model(()), some, steps=5, lr=1e-2, generator=seeded())
+        train_cct_network(small_model(()), some, steps=5, lr=1e-2, generator=seeded())
     broken = lambda start: [(torch.full((2, 3, 16, 16), math.nan), batch()[1])]  # noqa: E731
     with pytest.raises(FloatingPointError, match="the loss is nan at step 0"):
-        train_cct(small_model(()), broken, steps=1, lr=1e-2, generator=seeded(), annealed=False)
+        train_cct_network(
+            small_model(()), broken, steps=1, lr=1e-2, generator=seeded(), annealed=False
+        )

@@ -6,13 +6,13 @@ import torch
 from clip.model import CLIP
 
 from clims_lib.clip_model import (
-    MEAN,
-    STD,
+    CLIP_MEAN,
+    CLIP_STD,
     encode_texts,
     image_encoder,
     load_clip,
     new_clip,
-    normalise,
+    normalise_for_clip,
     save_clip,
     tokenize,
     train_clip,
@@ -56,17 +56,17 @@ def test_clip_load_reads_what_was_saved(saved):
 def test_features_are_clips_own(saved):
     model = load_clip(saved)
     pictures, texts = torch.rand(2, 3, 32, 32), ["a photo of person", "railroad"]
-    logits, _ = model(normalise(pictures), clip.tokenize(texts, context_length=20))
-    ours = image_encoder(model)(normalise(pictures)) @ encode_texts(model, texts).T
+    logits, _ = model(normalise_for_clip(pictures), clip.tokenize(texts, context_length=20))
+    ours = image_encoder(model)(normalise_for_clip(pictures)) @ encode_texts(model, texts).T
     torch.testing.assert_close(model.logit_scale.exp() * ours, logits, rtol=1e-4, atol=1e-4)
     assert torch.equal(tokenize(model, texts), clip.tokenize(texts, context_length=20).long())
     assert not model.training and not any(p.requires_grad for p in model.parameters())
 
 
 def test_zero_in_clips_units_is_the_mean_colour():
-    mean = torch.tensor(MEAN).view(1, 3, 1, 1).expand(1, 3, 2, 2)
-    assert normalise(mean).abs().max() == 0
-    step = normalise(mean + torch.tensor(STD).view(1, 3, 1, 1))
+    mean = torch.tensor(CLIP_MEAN).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    assert normalise_for_clip(mean).abs().max() == 0
+    step = normalise_for_clip(mean + torch.tensor(CLIP_STD).view(1, 3, 1, 1))
     torch.testing.assert_close(step, torch.ones(1, 3, 2, 2))
 
 

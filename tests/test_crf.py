@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clims_lib.crf import dense_crf, refine, refine_at, unary_from_cam, unary_from_labels
+from clims_lib.crf import dense_crf, refine_at, refine_cam, unary_from_cam, unary_from_labels
 from clims_lib.seeds import cam_to_mask
 
 SETTINGS = {
@@ -135,9 +135,11 @@ def test_a_blurred_map_snaps_to_the_edge(exact):
     cam[1] = torch.linspace(0, 1, 32).roll(3)  # crosses the threshold three pixels too late
     cam[1, :, :3] = 0.0
     assert (cam_to_mask(cam, 0.5) == truth).float().mean() < 0.95
-    mask = refine(image, cam, 0.5, **SETTINGS, exact=exact)
+    mask = refine_cam(image, cam, 0.5, **SETTINGS, exact=exact)
     assert mask.dtype == torch.uint8 and torch.equal(mask, truth)
-    batch = refine(torch.stack([image] * 2), torch.stack([cam] * 2), 0.5, **SETTINGS, exact=exact)
+    batch = refine_cam(
+        torch.stack([image] * 2), torch.stack([cam] * 2), 0.5, **SETTINGS, exact=exact
+    )
     assert torch.equal(batch, torch.stack([truth] * 2))
 
 
@@ -149,7 +151,9 @@ def test_several_thresholds_share_the_kernels_and_nothing_else(exact):
     together = refine_at(image, cam, [0.2, 0.6, 0.9], **SETTINGS, exact=exact)
     assert together.shape == (2, 3, 14, 18)
     for t, threshold in enumerate((0.2, 0.6, 0.9)):
-        assert torch.equal(together[:, t], refine(image, cam, threshold, **SETTINGS, exact=exact))
+        assert torch.equal(
+            together[:, t], refine_cam(image, cam, threshold, **SETTINGS, exact=exact)
+        )
 
 
 def test_energies_agree_with_the_mask_and_absent_classes_stay_out():
@@ -160,5 +164,5 @@ def test_energies_agree_with_the_mask_and_absent_classes_stay_out():
     assert torch.equal(unary.argmin(0), cam_to_mask(cam, 0.6).long())
     q = dense_crf(unary[None], torch.rand(1, 3, 12, 12, generator=g), **SETTINGS)
     assert q[0, 3].max() == 0
-    nothing = refine(torch.rand(3, 12, 12), torch.zeros(4, 12, 12), 0.3)
+    nothing = refine_cam(torch.rand(3, 12, 12), torch.zeros(4, 12, 12), 0.3)
     assert nothing.shape == (12, 12) and not nothing.any()

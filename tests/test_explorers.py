@@ -83,7 +83,7 @@ def test_a_mask_grows_from_the_left_part_by_part():
 def test_the_three_parts_are_the_picture(small):
     parts = torch.stack(losses.parts_of(small))
     assert (parts.sum(0) == 1).all() and parts.sum((1, 2)).tolist() == [4, 6, 2]
-    names = [losses.name_of(small, "train", t) for t in (0, 0.15, 1, 1.5, 2.25)]
+    names = [losses.describe_mask(small, "train", t) for t in (0, 0.15, 1, 1.5, 2.25)]
     assert names == [
         "0 % of the train",
         "15 % of the train",
@@ -132,10 +132,10 @@ def test_a_quick_crf_is_the_crf_and_a_large_picture_keeps_its_size():
 
 
 def test_numbers_as_html_escape_what_was_typed_and_shade_by_column():
-    page = html.heat_table([[0.1, 5.0], [0.9, 5.0]], ["a", "<b>"], ["s", "t"], "title")
+    page = html.shaded_table([[0.1, 5.0], [0.9, 5.0]], ["a", "<b>"], ["s", "t"], "title")
     assert "&lt;b&gt;" in page and "<b>" not in page
     assert re.findall(r"rgba\(0, 114, 178, ([\d.]+)\)", page) == ["0.00", "0.00", "0.50", "0.00"]
-    widths = re.findall(r"width: ([\d.]+)%; height", html.bars({"x": 1, "sum": 9}, 4, "terms"))
+    widths = re.findall(r"width: ([\d.]+)%; height", html.bar_table({"x": 1, "sum": 9}, 4, "terms"))
     assert widths == ["25.0", "100.0"]
     assert "&lt;i&gt;" in html.message("<i>") and "&lt;i&gt;" in html.cards({"<i>": "1"})
 
@@ -219,7 +219,7 @@ def test_the_cam_explorer_says_what_the_stages_say(tiny):
     """At each method's own threshold, IoU of a picture is that of the masks that are scored."""
     cases, shown = Cases(tiny), explore.cam_explorer(tiny)
     picture = cases.numbers("train")[0]
-    for title, (method, use_crf) in cams.methods_of(tiny).items():
+    for title, (method, use_crf) in cams.shown_methods(tiny).items():
         shown.controls["method"].value = title
         masks = (
             read_masks(tiny, semi_supervised.segment(tiny, method, "val"), "val")
@@ -239,7 +239,7 @@ def test_the_loss_explorer_at_1_is_the_oracle_at_the_true_mask(tiny):
     thing = case.thing.float()[None]
     expected = oracle.losses_at_masks(
         clip_model.image_encoder(model),
-        clip_model.normalise(case.image[None].float() / 255),
+        clip_model.normalise_for_clip(case.image[None].float() / 255),
         thing,
         case.home.float()[None],
         TRAIN - 1,
@@ -293,9 +293,9 @@ def test_static_figures_hold_what_the_explorers_show(tiny):
 def test_what_is_not_here_is_not_offered(small_voc):
     lost = "clip.checkpoint=nowhere.pt"
     profile = profile_of(small_voc, lost)  # its masks for CCT would need CLIP, too
-    assert list(cams.methods_of(profile)) == ["CAM", "PuzzleCAM"]
+    assert list(cams.shown_methods(profile)) == ["CAM", "PuzzleCAM"]
     other = profile_of(small_voc, lost, "pseudo.method=cam_walk")
-    assert list(cams.methods_of(other)) == ["CAM", "PuzzleCAM", "CRF", "CCT"]
+    assert list(cams.shown_methods(other)) == ["CAM", "PuzzleCAM", "CRF", "CCT"]
     cases = Cases(profile)
     case = cases.case(0, cases.first)  # without grounds: what lies around
     assert case.home_name == "surroundings" and case.image.shape[1:] == case.truth.shape

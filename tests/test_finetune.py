@@ -4,13 +4,19 @@ import pytest
 import torch
 
 from clims_lib import finetune
-from clims_lib.clip_model import encode_texts, image_encoder, new_clip, normalise, train_clip
+from clims_lib.clip_model import (
+    encode_texts,
+    image_encoder,
+    new_clip,
+    normalise_for_clip,
+    train_clip,
+)
 
 TEXTS = ["a photo of red", "a photo of green", "a photo of blue"]
 
 
 def units(pictures):
-    return normalise(pictures.float() / 255)
+    return normalise_for_clip(pictures.float() / 255)
 
 
 def small():

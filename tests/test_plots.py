@@ -64,7 +64,7 @@ def test_a_map_over_a_picture_keeps_its_size():
 def test_rankings_shades_and_points():
     axis = plots.ranked({"a": (40.0, 1.0), "b": (60.0, 0.0)}, "mIoU").axes[0]
     assert [t.get_text().strip() for t in axis.texts] == ["40.0", "60.0"]
-    dark, bright = plots.shade([[-1.0, 2.0]])[0].sum(-1)
+    dark, bright = plots.heatmap([[-1.0, 2.0]])[0].sum(-1)
     assert dark < bright
     shown = plots.points([1.0, 2.0], [3.0, -4.0], "x", "y").axes[0].collections[0].get_offsets()
     assert np.asarray(shown).tolist() == [[1, 3], [2, -4]]

@@ -5,15 +5,7 @@ import math
 import pytest
 import torch
 
-from clims_lib.random_walk import (
-    AffinityHead,
-    affinity,
-    affinity_loss,
-    confident_labels,
-    offsets,
-    random_walk,
-    shift,
-)
+from clims_lib.random_walk import AffinityHead, affinity, affinity_loss, offsets, random_walk, shift
 
 H, W = 5, 4
 PLACES = [(i, j) for i in range(H) for j in range(W)]
@@ -95,11 +87,6 @@ def test_loss_counts_each_kind_of_pair_by_itself(embedding):
     assert affinity_loss(affinity(embedding, steps), unsure, steps).item() == 0
 
 
-def test_confident_labels_by_hand():
-    cams = torch.tensor([[0.9, 0.1, 0.4], [0.2, 0.05, 0.3]]).view(1, 2, 1, 3)
-    assert confident_labels(cams, 0.2, 0.5).tolist() == [[[1, 0, 255]]]
-
-
 def test_the_head_has_the_first_stages_size():
     head = AffinityHead([8, 16], 12)
     assert head([torch.rand(2, 8, 32, 24), torch.rand(2, 16, 8, 6)]).shape == (2, 12, 32, 24)
@@ -108,8 +95,6 @@ def test_the_head_has_the_first_stages_size():
 def test_bad_input_says_so(embedding):
     with pytest.raises(ValueError, match="radius"):
         offsets(0)
-    with pytest.raises(ValueError, match="low <= high"):
-        confident_labels(torch.rand(1, 1, 2, 2), 0.6, 0.5)
     with pytest.raises(ValueError, match="need affinities"):
         random_walk(
             torch.rand(1, 1, H, W), affinity(embedding, offsets(1)), offsets(1), beta=1, times=1

@@ -12,8 +12,9 @@ from sklearn.metrics import confusion_matrix
 
 from clims_lib import plots
 from clims_lib.cam import CAMNet, multi_scale_cam
-from clims_lib.crf import dense_crf, refine, unary_from_cam, unary_from_labels
-from clims_lib.data.voc import VOCFolder, palette, read_mask, write_mask
+from clims_lib.crf import dense_crf, refine_cam, unary_from_cam, unary_from_labels
+from clims_lib.data.voc import VOCFolder, read_mask, write_mask
+from clims_lib.labels import palette
 from clims_lib.metrics import confusion, iou, miou
 from clims_lib.seeds import cam_to_mask, normalise_cam, threshold_counts, threshold_curve
 
@@ -115,7 +116,7 @@ def test_pseudo_masks_of_photographs(name):
     label = torch.tensor([1.0, 0, 0, 1, 0, 1])
     maps = normalise_cam(cam, label)
     assert maps.amin() == 0 and torch.equal(maps.amax((1, 2)), label)
-    mask, refined = cam_to_mask(maps, 0.5), refine(image / 255, maps, 0.5, **REPAIR)
+    mask, refined = cam_to_mask(maps, 0.5), refine_cam(image / 255, maps, 0.5, **REPAIR)
     for result in (mask, refined):
         assert result.shape == image.shape[1:] and result.dtype == torch.uint8
         assert set(result.unique().tolist()) <= {0, 1, 4, 6}

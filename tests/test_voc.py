@@ -10,11 +10,11 @@ from clims_lib.data.voc import (
     VOCFolder,
     class_names,
     ground_names,
-    palette,
     read_image,
     read_mask,
     write_mask,
 )
+from clims_lib.labels import palette
 
 CLASSES = ("boat", "cow", "train")
 MASKS = {"a": [[0, 1], [1, 255]], "b": [[3, 3], [2, 0]], "c": [[0, 0], [0, 0]]}

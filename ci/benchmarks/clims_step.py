@@ -35,7 +35,7 @@ def published_loss(model, network, images, labels, classes, background, weights)
     """The training loop of the paper's code, step by step; masks and pictures at CLIP's size."""
     size, a = model.visual.input_resolution, weights
     cams = network(images).float().sigmoid()
-    small = clip_model.normalise(clip_model.resize(images, size))
+    small = clip_model.normalise_for_clip(clip_model.resize_for_clip(images, size))
     masks = F.interpolate(cams, (size, size), mode="bilinear", align_corners=False)
 
     def similarity(pictures, texts):

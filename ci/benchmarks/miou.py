@@ -18,7 +18,7 @@ import torch
 from pairs import keep, pair
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from clims_lib.data.voc import read_mask, read_masks, write_mask
+from clims_lib.data.voc import read_mask, read_mask_files, write_mask
 from clims_lib.metrics import confusion, miou
 
 LABELS = 21
@@ -85,8 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
             found = pair(
                 lambda: ours(
                     zip(
-                        read_masks(sorted(truth.iterdir())),
-                        read_masks(sorted(said.iterdir())),
+                        read_mask_files(sorted(truth.iterdir())),
+                        read_mask_files(sorted(said.iterdir())),
                         strict=True,
                     )
                 ),

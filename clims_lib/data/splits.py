@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from clims_lib.batches import FILL
 from clims_lib.config import Profile
 from clims_lib.data.pictures import digest_of, in_order, read_array, sizes_path, write_array
 from clims_lib.data.voc import VOCFolder, has_list
-from clims_lib.metrics import IGNORE
+from clims_lib.labels import IGNORE
 from clims_lib.miniworld import world
 from clims_lib.settings import Data
 from clims_lib.stage import make_once
@@ -82,7 +84,7 @@ def split_folder(profile: Profile, split: str, kind: str = "images") -> Path:
         read, fill = (
             (lambda i: data.image(i).numpy(), FILL)
             if kind == "images"
-            else (lambda i: data[i].mask.numpy(), (IGNORE,))
+            else (lambda i: np.asarray(data[i].mask), (IGNORE,))
         )
         arrays = in_order(read, count, f"{split} {kind}")
         write_array(folder / f"{kind}.npy", arrays, count, size, fill)
@@ -112,7 +114,9 @@ def read_labels(profile: Profile, split: str) -> Tensor:
     return load_tensors(folder / "labels.safetensors")["labels"]
 
 
-def read_split(profile: Profile, split: str, masks: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def read_split(
+    profile: Profile, split: str, masks: bool = False
+) -> tuple[Tensor, Tensor, Tensor | Any]:  # Any: None without `masks`, as callers know
     """A split: images uint8 (N, 3, S, S), labels (N, K), masks uint8 (N, S, S) or None.
 
     Images and masks are mapped from disk. Stages that learn from image-level labels leave `masks`

@@ -11,6 +11,7 @@ root/classes.txt, root/grounds.txt   names, one a line (without classes.txt: VOC
 
 import os
 import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +19,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-IGNORE = 255
+from clims_lib.labels import IGNORE, palette
+
 VOC_CLASSES = tuple(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
     "person pottedplant sheep sofa train tvmonitor".split()
@@ -30,38 +33,28 @@ class Sample(NamedTuple):
     """One picture: image uint8 (3, H, W), label float (K,) in {0, 1}, mask uint8 (H, W) or None."""
 
     name: str
-    image: torch.Tensor
-    label: torch.Tensor
-    mask: torch.Tensor | None
+    image: Tensor
+    label: Tensor
+    mask: Tensor | None
 
 
-def palette():
-    """Return VOC's colours, uint8 (256, 3): the bits of the index dealt out to red, green, blue."""
-    index = np.arange(256)
-    colours = np.zeros((256, 3), dtype=np.int64)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-    return colours.astype(np.uint8)
-
-
-def class_names(root):
+def class_names(root: str | Path) -> tuple[str, ...]:
     """Return the folder's classes in its masks' order: root/classes.txt, else VOC's twenty."""
     path = Path(root) / "classes.txt"
     return _lines(path) if path.exists() else VOC_CLASSES
 
 
-def ground_names(root):
+def ground_names(root: str | Path) -> tuple[str, ...]:
     """Return the lines of root/grounds.txt; ValueError where the data set has no grounds."""
     return _lines(Path(root) / "grounds.txt")
 
 
-def has_list(root, split):
+def has_list(root: str | Path, split: str) -> bool:
     """Tell whether there is a list of that name."""
     return (Path(root) / "ImageSets" / "Segmentation" / f"{split}.txt").is_file()
 
 
-def list_names(root, split):
+def list_names(root: str | Path, split: str) -> tuple[str, ...]:
     """Return the picture names of a split's list; ValueError tells which lists there are."""
     folder = Path(root) / "ImageSets" / "Segmentation"
     path = folder / f"{split}.txt"
@@ -75,16 +68,16 @@ def list_names(root, split):
     return names
 
 
-def read_image(path):
+def read_image(path: str | Path) -> Tensor:
     """Read a picture as uint8 RGB (3, H, W); ValueError names a missing or damaged file."""
     pixels = _open(path, "picture", lambda picture: np.array(picture.convert("RGB")))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def read_mask(path):
+def read_mask(path: str | Path) -> np.ndarray:
     """Read a mask as uint8 array (H, W) of indices; ValueError names a missing or damaged file."""
 
-    def indices(picture):
+    def indices(picture: Image.Image) -> np.ndarray:
         if picture.mode not in ("P", "L"):
             raise ValueError(
                 f"{path} is a {picture.mode} picture: a mask is a palette PNG of class indices "
@@ -95,7 +88,7 @@ def read_mask(path):
     return _open(path, "mask", indices)
 
 
-def read_masks(paths):
+def read_mask_files(paths: Iterable[str | Path]) -> Iterator[np.ndarray]:
     """Yield the masks of many files in order; several threads read, 64 files ahead at most."""
     paths = list(paths)
     # Pillow decodes outside the interpreter's lock; more threads than cores only queue for it.
@@ -104,14 +97,14 @@ def read_masks(paths):
             yield from pool.map(read_mask, paths[start : start + 64])
 
 
-def mask_picture(mask):
+def mask_picture(mask: np.ndarray) -> Image.Image:
     """Return indices uint8 (H, W) as a Pillow picture with VOC's palette."""
     picture = Image.fromarray(mask)
     picture.putpalette(palette().tobytes())
     return picture
 
 
-def write_mask(path, mask):
+def write_mask(path: str | Path, mask: np.ndarray) -> None:
     """Write integers 0..255 (H, W) as a palette PNG; the file appears whole or not at all."""
     mask = np.asarray(mask)
     if mask.ndim != 2 or mask.dtype.kind not in "ui" or mask.min() < 0 or mask.max() > 255:
@@ -144,7 +137,14 @@ class VOCFolder(torch.utils.data.Dataset):
     ValueError names the file that is missing, empty, damaged or does not fit.
     """
 
-    def __init__(self, root, split, classes=None, masks=True, labels=True):
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        classes: Sequence[str] | None = None,
+        masks: bool = True,
+        labels: bool = True,
+    ):
         self.root, self.split, self.masks = Path(root), split, masks
         known = class_names(self.root)
         self.classes = known if classes is None else tuple(classes)
@@ -168,24 +168,24 @@ class VOCFolder(torch.utils.data.Dataset):
         own = [n for n in need_mask if n not in self._aug]
         self._check_files("SegmentationClass", ".png", own)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Sample:
         name, image = self.names[i], self.image(i)
         mask = self._mask(name, image.shape[1:]) if self.masks else None
         label = self._label(name, mask)
         return Sample(name, image, label, None if mask is None else torch.from_numpy(mask))
 
-    def image(self, i):
+    def image(self, i: int) -> Tensor:
         """Return picture i, uint8 (3, H, W)."""
         return read_image(self.root / "JPEGImages" / f"{self.names[i]}.jpg")
 
-    def label(self, i):
+    def label(self, i: int) -> Tensor:
         """Return picture i's image-level label, float (K,), without reading the picture."""
         return self._label(self.names[i], None)
 
-    def files(self, kind):
+    def files(self, kind: str) -> list[Path]:
         """Return the files that decide the split's "images", "labels", "masks" or "grounds"."""
         if kind == "images":
             return [self.root / "JPEGImages" / f"{name}.jpg" for name in self.names]
@@ -197,12 +197,12 @@ class VOCFolder(torch.utils.data.Dataset):
         lists = self._lists if kind == "labels" else []
         return [*names, *lists, *(self._mask_path(name) for name in unlisted)]
 
-    def ground(self, i):
+    def ground(self, i: int) -> Tensor:
         """Return uint8 (H, W): indices of what lies under the objects; ValueError if not there."""
         path = self.root / "SegmentationGround" / f"{self.names[i]}.png"
         return torch.from_numpy(read_mask(path))
 
-    def _label(self, name, mask):
+    def _label(self, name: str, mask: np.ndarray | None) -> Tensor:
         if name in self._labels:
             return self._labels[name].clone()
         present = np.unique(self._mask(name) if mask is None else mask)
@@ -210,13 +210,13 @@ class VOCFolder(torch.utils.data.Dataset):
         label[[int(k) - 1 for k in present if k not in (0, IGNORE)]] = 1.0
         return label
 
-    def _mask_path(self, name):
+    def _mask_path(self, name: str) -> Path:
         path = self.root / "SegmentationClass" / f"{name}.png"
         if name in self._aug and not path.is_file():  # SBD's; VOC's own mask is the better one
             return self.root / "SegmentationClassAug" / f"{name}.png"
         return path
 
-    def _mask(self, name, size=None):
+    def _mask(self, name: str, size: Sequence[int] | None = None) -> np.ndarray:
         path = self._mask_path(name)
         mask = read_mask(path)
         if size is not None and mask.shape != tuple(size):
@@ -232,12 +232,12 @@ class VOCFolder(torch.utils.data.Dataset):
             )
         return self._index[mask]
 
-    def _read_main(self):
+    def _read_main(self) -> dict[str, Tensor]:
         """Return {name: label (K,)} for those pictures of the split that ImageSets/Main lists."""
         folder = self.root / "ImageSets" / "Main"
         # A split of its own (train_weak, trainaug) finds its labels in the other splits' lists.
         pattern = self.split if any(folder.glob(f"*_{self.split}.txt")) else "*"
-        labels = {}
+        labels: dict[str, Tensor] = {}
         for k, name in enumerate(self.classes):
             paths = sorted(folder.glob(f"{name}_{pattern}.txt"))
             if not paths and any(folder.glob(f"*_{pattern}.txt")):
@@ -254,7 +254,7 @@ class VOCFolder(torch.utils.data.Dataset):
                 raise ValueError(f"{folder}: no {missing} list has the picture {name}")
         return labels
 
-    def _check_files(self, folder, suffix, names):
+    def _check_files(self, folder: str, suffix: str, names: Sequence[str]) -> None:
         there = {path.name for path in (self.root / folder).glob(f"*{suffix}")}
         missing = [name for name in names if name + suffix not in there]
         if missing:
@@ -265,7 +265,7 @@ class VOCFolder(torch.utils.data.Dataset):
             )
 
 
-def _main_line(path, line):
+def _main_line(path: Path, line: str) -> tuple[str, float]:
     """Split "<picture> 1 | 0 | -1"; 0 means hard to see, but there."""
     parts = line.split()
     if len(parts) != 2 or parts[1] not in ("1", "0", "-1"):
@@ -273,7 +273,7 @@ def _main_line(path, line):
     return parts[0], float(parts[1] != "-1")
 
 
-def _lines(path):
+def _lines(path: str | Path) -> tuple[str, ...]:
     """Return the non-empty lines of a text file, which must have some and each only once."""
     path = Path(path)
     if not path.is_file():
@@ -287,7 +287,7 @@ def _lines(path):
     return lines
 
 
-def _open(path, what, read):
+def _open(path: str | Path, what: str, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     """Open a picture file and return read(picture), turning every failure into a named one."""
     if not Path(path).is_file():
         raise ValueError(f"the {what} {path} is missing")

@@ -23,6 +23,7 @@ from clims_lib.explore.cases import Case, Cases
 from clims_lib.explore.crf import quick_refine, read_maps
 from clims_lib.explore.html import cards, per_cent
 from clims_lib.explore.panel import Panel, View, pickers, slider
+from clims_lib.labels import IGNORE
 from clims_lib.stages import semi_supervised
 from clims_lib.stages.clip import runnable
 from clims_lib.stages.masks import choose_threshold
@@ -30,7 +31,7 @@ from clims_lib.stages.walk import make_cams
 
 
 @dataclass(frozen=True)
-class Source:
+class MethodOutput:
     """What a method left on disk: a folder of maps with the choice of threshold, or of masks."""
 
     folder: Path
@@ -39,7 +40,7 @@ class Source:
     threshold: float | None = None  # None: these are masks
 
 
-def methods_of(profile: Profile) -> dict[str, tuple[str, bool]]:
+def shown_methods(profile: Profile) -> dict[str, tuple[str, bool]]:
     """{title: (method, with CRF?)} of what can run here; the last one is CCT, which has no maps."""
     ours, cct = profile.pseudo.method, list(semi_supervised.methods_of(profile))[-1]
     found = {
@@ -52,19 +53,19 @@ def methods_of(profile: Profile) -> dict[str, tuple[str, bool]]:
     return {title: what for title, what in found.items() if runnable(profile, what[:1])}
 
 
-def open_source(profile: Profile, title: str, split: str = "val") -> Source:
+def open_output(profile: Profile, title: str, split: str = "val") -> MethodOutput:
     """Where a method's maps or masks of a split are; made now when they are not there yet.
 
-    Raises ValueError for a title that is not among `methods_of`.
+    Raises ValueError for a title that is not among `shown_methods`.
     """
-    known = methods_of(profile)
+    known = shown_methods(profile)
     if title not in known:
         raise ValueError(f"no method {title!r} here{did_you_mean(title, known)}")
     method, use_crf = known[title]
     if method in semi_supervised.methods_of(profile):
-        return Source(semi_supervised.segment(profile, method, split))
+        return MethodOutput(semi_supervised.segment(profile, method, split))
     choice = choose_threshold(profile, method, use_crf)
-    return Source(make_cams(profile, method, split), use_crf, **choice)
+    return MethodOutput(make_cams(profile, method, split), use_crf, **choice)
 
 
 def judge(case: Case, mask: Tensor) -> dict[str, float]:
@@ -73,7 +74,7 @@ def judge(case: Case, mask: Tensor) -> dict[str, float]:
     The leak rate is the share of `case.home` that is labelled as the class. NaN where the mask or
     the picture has none of what a number is a share of.
     """
-    known = case.truth != metrics.IGNORE
+    known = case.truth != IGNORE
     found, real = (mask == case.label) & known, case.thing
     hits = (found & real).sum().double()
     leaked, home = metrics.leak_rate(mask, case.home.to(torch.uint8), 1, case.label)
@@ -97,18 +98,20 @@ def draw(case: Case, cam: Tensor | None, mask: Tensor, opacity: float) -> list[n
 Segment = Callable[[int, str, str, float], tuple[Case, Tensor | None, Tensor]]
 
 
-def open_masks(profile: Profile, cases: Cases, sources: dict[str, Source]) -> Segment:
+def open_masks(profile: Profile, cases: Cases, sources: dict[str, MethodOutput]) -> Segment:
     """(picture, class, method, threshold) -> (case, the class's map (H, W), mask uint8 (H, W))."""
     read_case = lru_cache(maxsize=256)(cases.case)
 
     @lru_cache(maxsize=256)
-    def read(picture: int, klass: str, title: str):
+    def read(picture: int, klass: str, title: str) -> tuple[Tensor, Tensor]:
         return read_maps(
             profile, sources[title].folder, read_case(picture, klass), sources[title].how
         )
 
     @lru_cache(maxsize=256)
-    def segment(picture: int, klass: str, title: str, threshold: float):
+    def segment(
+        picture: int, klass: str, title: str, threshold: float
+    ) -> tuple[Case, Tensor | None, Tensor]:
         case, source = read_case(picture, klass), sources[title]
         if source.threshold is None:
             return case, None, torch.as_tensor(read_mask(source.folder / f"{case.name}.png"))
@@ -125,8 +128,9 @@ def open_masks(profile: Profile, cases: Cases, sources: dict[str, Source]) -> Se
 
 def cam_figure(profile: Profile, methods: Sequence[str] = ()) -> Figure:
     """Every method's map of one val picture, and its masks below, at and over its threshold."""
-    sources = {title: open_source(profile, title) for title in methods or methods_of(profile)}
-    cases, rows, titles = Cases(profile), [[], [], [], []], []
+    sources = {title: open_output(profile, title) for title in methods or shown_methods(profile)}
+    rows: list[list[np.ndarray]] = [[], [], [], []]
+    cases, titles = Cases(profile), []
     segment, klass = open_masks(profile, cases, sources), cases.first
     picture = cases.numbers(klass)[0]
     for title, source in sources.items():
@@ -150,9 +154,9 @@ def cam_figure(profile: Profile, methods: Sequence[str] = ()) -> Figure:
 def cam_explorer(profile: Profile, methods: Sequence[str] = ()) -> Panel:
     """Pick a class, a picture and a method; slide the threshold; read IoU and leak rate.
 
-    methods: titles of `methods_of`, by default all. Each starts at its threshold from train.
+    methods: titles of `shown_methods`, by default all. Each starts at its threshold from train.
     """
-    sources = {title: open_source(profile, title) for title in methods or methods_of(profile)}
+    sources = {title: open_output(profile, title) for title in methods or shown_methods(profile)}
     cases = Cases(profile)
     segment = open_masks(profile, cases, sources)
     method = widgets.Dropdown(
@@ -169,11 +173,11 @@ def cam_explorer(profile: Profile, methods: Sequence[str] = ()) -> Panel:
         "the background's score; CCT has none",
     )
 
-    def follow(change):
+    def follow(change: dict) -> None:
         own = sources[change["new"]].threshold
         threshold.disabled, threshold.value = own is None, own or threshold.value
 
-    def look(klass, picture, method, threshold, opacity) -> View:
+    def look(klass: str, picture: int, method: str, threshold: float, opacity: float) -> View:
         case, cam, mask = segment(picture, klass, method, threshold)
         numbers, own = judge(case, mask), sources[method].threshold
         titles = (f"map of {klass}" if own else "picture", f"mask of {method}", "truth")

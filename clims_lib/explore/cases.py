@@ -10,7 +10,7 @@ from torch import Tensor
 from clims_lib.config import Profile
 from clims_lib.data.splits import make_data, open_split, read_sizes, read_split
 from clims_lib.data.voc import ground_names
-from clims_lib.metrics import IGNORE
+from clims_lib.labels import IGNORE
 from clims_lib.stages.clip import missing
 from clims_lib.stages.measures import around, ground_masks
 
@@ -44,7 +44,8 @@ class Cases:
     """A split's pictures by class. `classes` are those that have a picture."""
 
     def __init__(self, profile: Profile, split: str = "val"):
-        self.profile, self.split, self._homes = profile, split, {}
+        self.profile, self.split = profile, split
+        self._homes: dict[str, int] = {}
         self.images, self.labels, self.truth = read_split(profile, split, masks=True)
         self.names, self.sizes = open_split(profile, split).names, read_sizes(profile, split)
         self.grounds = () if "grounds" in missing(profile) else ground_names(make_data(profile))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 import ipywidgets as widgets
 import torch
@@ -20,10 +22,11 @@ from clims_lib.stages.masks import choose_threshold, score
 from clims_lib.stages.walk import make_cams, network_of
 
 LIVE_PIXELS = 2**15  # a CRF on more of them would fall behind a slider
+Tune = Callable[..., tuple[Case, Tensor, Tensor]]  # case, mask before and after the CRF
 
 
 def quick_refine(
-    profile: Profile, image: Tensor, cams: Tensor, threshold: float, **changes
+    profile: Profile, image: Tensor, cams: Tensor, threshold: float, **changes: float
 ) -> Tensor:
     """The CRF's mask uint8 (H, W), labels 0..n, of normalised maps (n, H, W) of a picture uint8
     (3, H, W); `maps.refine` with some settings changed.
@@ -44,10 +47,11 @@ def quick_refine(
     return small.repeat_interleave(step, 0).repeat_interleave(step, 1)[:height, :width]
 
 
-def read_maps(profile: Profile, folder, case: Case, how: str) -> tuple[Tensor, Tensor]:
+def read_maps(profile: Profile, folder: Path, case: Case, how: str) -> tuple[Tensor, Tensor]:
     """(labels uint8 (n + 1,) of a mask's numbers 0..n, normalised maps (n, H, W)) of a picture."""
+    height, width = case.truth.shape
     classes, cams = maps.read_cam(
-        folder / f"{case.name}.npz", case.truth.shape, profile.inference.stride
+        folder / f"{case.name}.npz", (height, width), profile.inference.stride
     )
     labels = torch.cat([torch.zeros(1), classes]).to(torch.uint8)
     return labels, seeds.normalise_cam(cams, torch.ones(len(cams)), how)
@@ -64,18 +68,20 @@ def compare(case: Case, before: Tensor, after: Tensor) -> dict[str, float]:
     return numbers
 
 
-def open_tuner(profile: Profile):
+def open_tuner(profile: Profile) -> tuple[Cases, float, Tune]:
     """(pictures, their method's choice of threshold, (case, settings) -> masks before, after)."""
     ours = network_of(profile.pseudo.method)
     folder = make_cams(profile, ours, "val")
     choice, cases = choose_threshold(profile, ours, use_crf=True), Cases(profile)
 
     @lru_cache(maxsize=64)
-    def read(picture: int, klass: str):
+    def read(picture: int, klass: str) -> tuple[Case, Tensor, Tensor]:
         case = cases.case(picture, klass)
         return case, *read_maps(profile, folder, case, choice["how"])
 
-    def tune(picture: int, klass: str, threshold: float, **settings):
+    def tune(
+        picture: int, klass: str, threshold: float, **settings: float
+    ) -> tuple[Case, Tensor, Tensor]:
         case, labels, cams = read(picture, klass)
         before = seeds.cam_to_mask(cams, threshold)
         after = quick_refine(profile, case.image, cams, threshold, **settings)
@@ -106,7 +112,9 @@ def crf_tuner(profile: Profile) -> Panel:
     cases, threshold, tune = open_tuner(profile)
     usual = {name: getattr(profile.crf, name) for name in maps.CRF_SETTINGS}
 
-    def look(klass, picture, threshold, opacity=0.65, **settings) -> View:
+    def look(
+        klass: str, picture: int, threshold: float, opacity: float = 0.65, **settings: float
+    ) -> View:
         case, before, after = tune(picture, klass, threshold, **settings)
         numbers = compare(case, before, after)
         shown = {"map's own mask": before, "after the CRF": after, "truth": case.truth}
@@ -122,7 +130,9 @@ def crf_tuner(profile: Profile) -> Panel:
             ),
         )
 
-    def scaled(name: str, title: str, tip: str, form: str = ".1f", low: float = 0.0):
+    def scaled(
+        name: str, title: str, tip: str, form: str = ".1f", low: float = 0.0
+    ) -> widgets.FloatSlider:
         value = usual[name]
         return slider(title, value, low * value, 4 * value, value / 20, tip, form)
 
@@ -163,7 +173,7 @@ def crf_tuner(profile: Profile) -> Panel:
         tooltip="all sliders as they were",
     )
 
-    def reset(_):
+    def reset(_: object) -> None:
         for name, value in {"threshold": threshold, **usual}.items():
             if name in controls:
                 controls[name].value = value

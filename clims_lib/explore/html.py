@@ -13,7 +13,7 @@ BLUE, ORANGE = "0, 114, 178", "230, 159, 0"  # of plots.COLOURS
 CELL = "padding: 0.2rem 0.6rem; text-align: right; font-variant-numeric: tabular-nums"
 
 
-def caption(text: str) -> str:
+def heading(text: str) -> str:
     return f'<div style="line-height: 1.4; font-weight: 600">{html.escape(text)}</div>'
 
 
@@ -47,7 +47,7 @@ def small(note: str) -> str:
     return f'<div style="{style}">{html.escape(note)}</div>' if note else ""
 
 
-def bars(values: Mapping[str, float], most: float, title: str) -> str:
+def bar_table(values: Mapping[str, float], most: float, title: str) -> str:
     """A horizontal bar a number, from 0 to `most`; the last one, a sum, in another colour."""
     rows = []
     for n, (name, value) in enumerate(values.items()):
@@ -63,7 +63,7 @@ def bars(values: Mapping[str, float], most: float, title: str) -> str:
     return _table(title, rows, "width: 100%")
 
 
-def heat_table(
+def shaded_table(
     values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str
 ) -> str:
     """A table of numbers, each column shaded from its own smallest to its own largest."""
@@ -82,7 +82,7 @@ def heat_table(
     return _table(title, lines)
 
 
-def side_by_side(*parts: str) -> str:
+def in_columns(*parts: str) -> str:
     style = "display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 2rem"
     return f'<div style="{style}">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
 

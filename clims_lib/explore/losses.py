@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from clip.model import CLIP
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from clims_lib import clip_model, losses, plots, prompts
 from clims_lib.config import Profile
 from clims_lib.devices import device_of
 from clims_lib.explore.cases import Case, Cases
-from clims_lib.explore.html import bars, heat_table, side_by_side
+from clims_lib.explore.html import bar_table, in_columns, shaded_table
 from clims_lib.explore.panel import Panel, View, pickers, slider
 from clims_lib.oracle import TERMS
 from clims_lib.stages.clip import clip_texts, finetune_clip
@@ -45,30 +46,30 @@ def parts_of(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     return case.thing, home, ~(case.thing | home)
 
 
-def name_of(case: Case, klass: str, t: float) -> str:
+def describe_mask(case: Case, klass: str, t: float) -> str:
     """What `growing_mask` of `parts_of` holds at t, in words."""
     whole = max(0, math.ceil(round(t, 6)) - 1)  # parts that are there for sure
     names = [klass, case.home_name, "rest"]
     return " + ".join([*names[:whole], f"{100 * (t - whole):.0f} % of the {names[whole]}"])
 
 
-def cut(model, case: Case, mask: Tensor) -> tuple[Tensor, Tensor]:
+def cut(model: CLIP, case: Case, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The picture in CLIP's units (1, 3, R, R) and the mask (1, 1, R, R), R CLIP's resolution."""
     size, device = model.visual.input_resolution, model.positional_embedding.device
-    image = clip_model.resize(case.image[None].to(device).float() / 255, size)
+    image = clip_model.resize_for_clip(case.image[None].to(device).float() / 255, size)
     small = torch.nn.functional.interpolate(
         mask[None, None].to(device), (size, size), mode="bilinear", align_corners=False
     )
-    return clip_model.normalise(image.clamp(0, 1)), small
+    return clip_model.normalise_for_clip(image.clamp(0, 1)), small
 
 
 def visible(image: Tensor) -> np.ndarray:
     """(3, R, R) in CLIP's units -> uint8 (R, R, 3)."""
-    std, mean = (torch.tensor(v).view(3, 1, 1) for v in (clip_model.STD, clip_model.MEAN))
+    std, mean = (torch.tensor(v).view(3, 1, 1) for v in (clip_model.CLIP_STD, clip_model.CLIP_MEAN))
     return (255 * plots.picture(image.cpu() * std + mean)).round().astype(np.uint8)
 
 
-def open_judge(profile: Profile) -> tuple[Measure, object]:
+def open_judge(profile: Profile) -> tuple[Measure, CLIP]:
     """((case, mask float (H, W)) -> what CLIMS makes of it, the finetuned CLIP).
 
     What: "terms" {"otm", ...: weighted}, "sum", "object", "rest" (their similarities with the class
@@ -111,7 +112,8 @@ def loss_figure(profile: Profile) -> Figure:
     """One val picture while its mask grows: the mask, the object image, the rest image, the sum."""
     (measure, model), cases = open_judge(profile), Cases(profile)
     case = cases.case(cases.numbers(cases.first)[0], cases.first)
-    rows, titles, parts = [[], [], []], [], parts_of(case)
+    rows: list[list[np.ndarray]] = [[], [], []]
+    titles, parts = [], parts_of(case)
     for t, name in (
         (0.5, "half of it"),
         (1.0, cases.first),
@@ -138,13 +140,13 @@ def loss_explorer(profile: Profile) -> Panel:
     (measure, model), cases = open_judge(profile), Cases(profile)
 
     @lru_cache(maxsize=64)
-    def opened(picture: int, klass: str):
+    def opened(picture: int, klass: str) -> tuple[Case, tuple[Tensor, Tensor, Tensor], float]:
         case = cases.case(picture, klass)
         parts = parts_of(case)
         ends = [measure(case, growing_mask(parts, t))["sum"] for t in (0, 1, 2, 3)]
         return case, parts, max(ends)  # one length for all bars of a picture
 
-    def look(klass, picture, t) -> View:
+    def look(klass: str, picture: int, t: float) -> View:
         case, parts, most = opened(picture, klass)
         mask = growing_mask(parts, t)
         found, (image, small) = measure(case, mask), cut(model, case, mask)
@@ -164,13 +166,13 @@ def loss_explorer(profile: Profile) -> Panel:
         painted = plots.overlay(case.image, (mask * case.label).to(torch.uint8))
         return View(
             {
-                f"mask: {name_of(case, klass, t)}": painted,
+                f"mask: {describe_mask(case, klass, t)}": painted,
                 "object image, x · P": visible((image * small)[0]),
                 "rest image, x · (1 − P)": visible((image * (1 - small))[0]),
             },
-            side_by_side(
-                bars(terms | {"sum": found["sum"]}, most, "weighted terms of the loss"),
-                heat_table(
+            in_columns(
+                bar_table(terms | {"sum": found["sum"]}, most, "weighted terms of the loss"),
+                shaded_table(
                     [[s] for s in said.values()],
                     list(said),
                     ["s"],

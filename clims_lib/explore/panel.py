@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import anywidget
 import ipywidgets as widgets
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from clims_lib.explore.cases import Cases
-from clims_lib.explore.html import caption, message
+from clims_lib.explore.html import heading, message
 
 WIDTH = 320  # pixels that small pictures are enlarged to
 LOOKS = {"border": "1px solid #8886", "padding": "0.75rem", "width": "100%", "grid_gap": "0.5rem"}
@@ -73,8 +74,11 @@ class Panel(widgets.VBox):
         look: Callable[..., View],
         buttons: Sequence[widgets.Button] = (),
     ):
-        self.controls, self._look, self._drawn = dict(controls), look, None
-        self.images, self.captions, self.numbers = [], [], widgets.HTML()
+        self.controls, self._look = dict(controls), look
+        self._drawn: dict[str, Any] | None = None
+        self.images: list[widgets.Image] = []
+        self.captions: list[widgets.HTML] = []
+        self.numbers = widgets.HTML()
         columns = "repeat(auto-fit, minmax(19rem, 1fr))"
         for control in self.controls.values():
             control.layout.width, control.style.description_width = "auto", "8.5rem"
@@ -89,7 +93,7 @@ class Panel(widgets.VBox):
         self.add_class("clims-explorer")
         self.redraw()
 
-    def redraw(self, _change=None) -> None:
+    def redraw(self, _change: object = None) -> None:
         """Show what the controls ask for, unless it is what is shown already."""
         values = {name: control.value for name, control in self.controls.items()}
         if values == self._drawn:  # a class brought a picture with it: one change, two calls
@@ -105,7 +109,7 @@ class Panel(widgets.VBox):
         for image, text, (title, pixels) in zip(
             self.images, self.captions, view.pictures.items(), strict=True
         ):
-            image.value, text.value = png(pixels), caption(title)
+            image.value, text.value = png(pixels), heading(title)
         self.numbers.value = view.numbers
 
     def _add_pictures(self, count: int) -> None:
@@ -116,7 +120,7 @@ class Panel(widgets.VBox):
         ]
         self._row.layout.grid_template_columns = f"repeat({count}, minmax(0, {WIDTH}px))"
 
-    def _repr_mimebundle_(self, **options):
+    def _repr_mimebundle_(self, **options: Any) -> Any:
         bundle = super()._repr_mimebundle_(**options)
         # Readers of a stored notebook, on GitHub for instance, are shown this line.
         bundle["text/plain"] = (
@@ -156,7 +160,7 @@ def pickers(cases: Cases) -> dict[str, widgets.Dropdown]:
         tooltip="pictures that hold nothing else come first",
     )
 
-    def follow(change):
+    def follow(change: dict) -> None:
         picture.options = cases.pictures(change["new"])
 
     klass.observe(follow, "value")

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import ipywidgets as widgets
 import torch
+from clip.model import CLIP
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -14,13 +15,13 @@ from clims_lib import clip_model, losses, plots, prompts
 from clims_lib.config import Profile
 from clims_lib.devices import device_of
 from clims_lib.explore.cases import Case, Cases
-from clims_lib.explore.html import heat_table
+from clims_lib.explore.html import shaded_table
 from clims_lib.explore.losses import cut, grounds_of, visible
 from clims_lib.explore.panel import Panel, View, pickers
 from clims_lib.stages.clip import finetune_clip
 
 
-def regions_of(model, case: Case) -> dict[str, Tensor]:
+def regions_of(model: CLIP, case: Case) -> dict[str, Tensor]:
     """What CLIP is shown of a picture: {name: (1, 3, R, R) in CLIP's units}."""
     thing, home = case.thing.float(), case.home.float()
     masks = {
@@ -72,7 +73,7 @@ def open_lab(profile: Profile) -> tuple[Cases, Callable, Callable]:
 
     @lru_cache(maxsize=64)
     @torch.no_grad()
-    def see(picture: int, klass: str):
+    def see(picture: int, klass: str) -> tuple[Case, dict[str, Tensor], Tensor]:
         case = cases.case(picture, klass)
         regions = regions_of(model, case)
         return case, regions, encode(torch.cat(list(regions.values())))
@@ -118,13 +119,13 @@ def prompt_lab(profile: Profile) -> Panel:
     """Type a class text and background texts, and see what CLIP says to each region."""
     cases, see, read = open_lab(profile)
 
-    def look(klass, picture, noun, background, template) -> View:
+    def look(klass: str, picture: int, noun: str, background: str, template: str) -> View:
         nouns, texts = parse_texts(noun, background, template)
         _, regions, features = see(picture, klass)
         table = ask(features, read(texts), profile.losses.cbs_threshold)
         return View(
             {name: visible(region[0]) for name, region in regions.items()},
-            heat_table(
+            shaded_table(
                 table,
                 list(regions),
                 columns_of(profile, nouns),
@@ -147,7 +148,7 @@ def prompt_lab(profile: Profile) -> Panel:
         ),
     }
 
-    def follow(change):
+    def follow(change: dict) -> None:
         fields["noun"].value = change["new"]
         fields["background"].value = ", ".join(grounds_of(profile, change["new"]))
 

@@ -14,7 +14,7 @@ def draw_boat(pen: Pen, rng: np.random.Generator) -> None:
     kind(pen, rng, hull)
 
 
-def _hull(pen: Pen, top: float, fill: Colour, rng: np.random.Generator, bow=0.1) -> None:
+def _hull(pen: Pen, top: float, fill: Colour, rng: np.random.Generator, bow: float = 0.1) -> None:
     pen.polygon(((-0.42, 0), (0.34, 0), (0.5, top + bow * 0.5), (-0.48, top)), fill)
     pen.polygon(
         ((-0.42, 0), (0.34, 0), (0.4, top * 0.35), (-0.44, top * 0.35)),

@@ -15,17 +15,17 @@ from torch import Tensor
 
 from clims_lib.prompts import with_article
 
-# How a view is cut, and how often. A view says only what it still shows.
-CUTS = {
-    "whole": 0.22,  # the scene as it is
-    "alone": 0.12,  # one thing, everything else removed
-    "hole": 0.26,  # everything but the objects: a hole in the shape of a train
-    "subset": 0.08,  # any of the things
-    "blobs": 0.14,  # soft round windows, wherever they fall
-    "parts": 0.12,  # one object with a piece missing, or that piece
-    "blank": 0.04,  # nothing at all
-    "dimmed": 0.02,  # the whole scene, darker
-}
+# How a view is cut; the profile's clip.cutouts say how often. A view says only what it still shows.
+CUTS = (
+    "whole",  # the scene as it is
+    "alone",  # one thing, everything else removed
+    "hole",  # everything but the objects: a hole in the shape of a train
+    "subset",  # any of the things
+    "blobs",  # soft round windows, wherever they fall
+    "parts",  # one object with a piece missing, or that piece
+    "blank",  # nothing at all
+    "dimmed",  # the whole scene, darker
+)
 SEEN = 0.3  # a thing is named when at least this share of it is still to be seen
 EMPTY = ("an empty picture", "nothing")
 PREFIXES = ("", "", "a photo of ", "a picture of ")
@@ -113,13 +113,14 @@ def cut_views(
     thing_maps: Tensor,
     things: Sequence[Sequence],
     generator: torch.Generator,
-    cuts: Mapping[str, float] = CUTS,
+    cuts: Mapping[str, float],
 ) -> tuple[Tensor, list[str]]:
     """One cut view of each scene and its caption.
 
     images: (V, 3, H, W) in CLIP's normalised units (mean colour = 0); thing_maps: (V, H, W) indices
-    into things[v]. Repeat a scene to get several views of it: two views in one batch are each
-    other's hard negatives. Returns pictures (V, 3, H, W) and V captions.
+    into things[v]; cuts: how often each of CUTS is taken. Repeat a scene to get several views of
+    it: two views in one batch are each other's hard negatives. Returns pictures (V, 3, H, W) and
+    V captions. Raises ValueError for an unknown cut.
     """
     unknown = set(cuts) - set(CUTS)
     if unknown:

@@ -3,7 +3,7 @@
 import colorsys
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -68,7 +68,9 @@ class Pen:
     def ellipse(self, u: float, v: float, ru: float, rv: float, fill: Colour) -> None:
         self.polygon([(u + ru * a, v + rv * b) for a, b in _CIRCLE], fill)
 
-    def line(self, points: Sequence[Point], width: float, fill: Colour, round_ends=True) -> None:
+    def line(
+        self, points: Sequence[Point], width: float, fill: Colour, round_ends: bool = True
+    ) -> None:
         """A stroke `width` units thick, at least one pixel."""
         pixels = max(1, round(width * self.unit))
         self._draw.line(self._pixels(points), fill=(*fill, 255), width=pixels, joint="curve")
@@ -110,11 +112,15 @@ def circle(x: float, y: float, rx: float, ry: float) -> list[Point]:
 
 
 def colour(
-    rng: np.random.Generator, hue=(0.0, 1.0), saturation=(0.3, 0.9), value=(0.3, 0.95)
+    rng: np.random.Generator,
+    hue: tuple[float, float] = (0.0, 1.0),
+    saturation: tuple[float, float] = (0.3, 0.9),
+    value: tuple[float, float] = (0.3, 0.95),
 ) -> Colour:
     """A random colour between bounds of hue, saturation and value, each in [0, 1]."""
     h, s, v = (rng.uniform(*bounds) for bounds in (hue, saturation, value))
-    return tuple(int(255 * c) for c in colorsys.hsv_to_rgb(h % 1, s, v))
+    red, green, blue = (int(255 * c) for c in colorsys.hsv_to_rgb(h % 1, s, v))
+    return red, green, blue
 
 
 def paint(rng: np.random.Generator) -> Colour:
@@ -129,10 +135,13 @@ def paint(rng: np.random.Generator) -> Colour:
 
 def shade(fill: Colour, factor: float) -> Colour:
     """The colour made darker (factor < 1) or lighter (> 1)."""
-    return tuple(min(255, int(c * factor)) for c in fill)
+    red, green, blue = (min(255, int(c * factor)) for c in fill)
+    return red, green, blue
 
 
-def pick(rng: np.random.Generator, options: Sequence, weights: Sequence[float] | None = None):
+def pick(
+    rng: np.random.Generator, options: Sequence, weights: Sequence[float] | None = None
+) -> Any:
     """One of the options, by weight if given."""
     if weights is None:
         return options[int(rng.integers(len(options)))]

@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw
 from clims_lib.miniworld.drawing import (
     Colour,
     Layout,
+    Point,
     circle,
     colour,
     grain,
@@ -152,7 +153,15 @@ def railroad(rng: np.random.Generator, layout: Layout) -> np.ndarray:
     return np.asarray(picture, np.float32)
 
 
-def _track_along(draw, side: int, y: float, gauge: float, step: float, wood, steel) -> None:
+def _track_along(
+    draw: ImageDraw.ImageDraw,
+    side: int,
+    y: float,
+    gauge: float,
+    step: float,
+    wood: Colour,
+    steel: Colour,
+) -> None:
     """Sleepers and two rails of one track seen from the side; y is the nearer rail's row."""
     high = max(3.0, gauge * 0.35)
     for x in np.arange(-step, side + step, step):
@@ -170,12 +179,15 @@ def _track_along(draw, side: int, y: float, gauge: float, step: float, wood, ste
         draw.line(((0, row + 1.5), (side, row + 1.5)), fill=shade(steel, 0.45), width=1)
 
 
-def _track_into(draw, layout: Layout, foot: float, wood, steel) -> None:
+def _track_into(
+    draw: ImageDraw.ImageDraw, layout: Layout, foot: float, wood: Colour, steel: Colour
+) -> None:
     """One track that runs to the vanishing point."""
+    assert layout.vanish is not None  # or the tracks would run along the picture
     vx, vy = layout.vanish
     side, top, half = layout.side, layout.horizon, layout.gauge / 2
 
-    def at(t, offset):
+    def at(t: float, offset: float) -> Point:
         return vx + (foot + offset - vx) * t, vy + (side - vy) * t
 
     t = 1.15

@@ -96,7 +96,7 @@ def draw_car(pen: Pen, rng: np.random.Generator) -> None:
     low, high, middle = belt + 0.005, roof - 0.035, (back + front) / 2 - 0.03
     glass = GLASS if rng.random() < 0.7 else (150, 190, 210)
 
-    def edge(a, b, v, inset):
+    def edge(a: float, b: float, v: float, inset: float) -> float:
         return a + (b - a) * (v - belt) / (roof - belt) + inset
 
     pen.polygon(
@@ -214,7 +214,15 @@ def draw_cow(pen: Pen, rng: np.random.Generator) -> None:
     _cow_head(pen, rng, hu, hv, coat, patch, grazing)
 
 
-def _cow_head(pen, rng, u, v, coat, patch, grazing) -> None:
+def _cow_head(
+    pen: Pen,
+    rng: np.random.Generator,
+    u: float,
+    v: float,
+    coat: Colour,
+    patch: Colour,
+    grazing: bool,
+) -> None:
     fill = coat if rng.random() < 0.6 else patch
     tip = (u + 0.07, v - 0.14) if grazing else (u + 0.15, v - 0.06)
     pen.line(((u, v), tip), 0.14, fill)

@@ -60,7 +60,15 @@ def draw_person(pen: Pen, rng: np.random.Generator, noun: str) -> None:
     _head(pen, rng, body, skin, hair, noun)
 
 
-def _legs(pen, rng, body: _Body, pose: str, fill: Colour, trousers: Colour, shorts: bool) -> None:
+def _legs(
+    pen: Pen,
+    rng: np.random.Generator,
+    body: _Body,
+    pose: str,
+    fill: Colour,
+    trousers: Colour,
+    shorts: bool,
+) -> None:
     shoe, w, hip = paint(rng), body.width * 0.55, body.hip
     if pose == "sit":
         knees = (
@@ -82,7 +90,9 @@ def _legs(pen, rng, body: _Body, pose: str, fill: Colour, trousers: Colour, shor
         pen.ellipse(foot + 0.015 * side, 0.022, 0.055, 0.028, shoe)
 
 
-def _torso(pen, rng, body: _Body, top: Colour, bottom: Colour, skirt: str) -> None:
+def _torso(
+    pen: Pen, rng: np.random.Generator, body: _Body, top: Colour, bottom: Colour, skirt: str
+) -> None:
     w, waist = body.width, body.width * 0.8
     s, h = body.shoulder, body.hip
     if skirt != "none":
@@ -119,7 +129,15 @@ def _torso(pen, rng, body: _Body, top: Colour, bottom: Colour, skirt: str) -> No
         pen.box(-waist, h + 0.01, waist, h + 0.035, shade(bottom, 0.5))
 
 
-def _arms(pen, rng, body: _Body, pose: str, sleeve: Colour, top: Colour, skin: Colour) -> None:
+def _arms(
+    pen: Pen,
+    rng: np.random.Generator,
+    body: _Body,
+    pose: str,
+    sleeve: Colour,
+    top: Colour,
+    skin: Colour,
+) -> None:
     s, w, h = body.shoulder - 0.035, body.width, body.hip
     down = ((w + 0.03, (s + h) / 2), (w + rng.uniform(0.01, 0.06), h - 0.02))
     up = ((w + 0.09, s + 0.03), (w + rng.uniform(0.03, 0.12), s + 0.22))
@@ -149,7 +167,7 @@ def _arms(pen, rng, body: _Body, pose: str, sleeve: Colour, top: Colour, skin: C
         pen.box(u - 0.06, v - 0.16, u + 0.06, v - 0.03, paint(rng))
 
 
-def _hair_behind(pen, rng, body: _Body, hair: Colour) -> None:
+def _hair_behind(pen: Pen, rng: np.random.Generator, body: _Body, hair: Colour) -> None:
     r, v = body.head, body.shoulder + 0.03 + body.head
     style = rng.random()
     if style < 0.55:  # long
@@ -170,10 +188,12 @@ def _hair_behind(pen, rng, body: _Body, hair: Colour) -> None:
         pen.ellipse(0, v + r * 1.25, r * 0.5, r * 0.45, hair)
 
 
-def _head(pen, rng, body: _Body, skin: Colour, hair: Colour, noun: str) -> None:
+def _head(
+    pen: Pen, rng: np.random.Generator, body: _Body, skin: Colour, hair: Colour, noun: str
+) -> None:
     r, v = body.head, body.shoulder + 0.03 + body.head
     pen.box(-r * 0.4, body.shoulder - 0.02, r * 0.4, v, shade(skin, 0.85))
-    for u in (-1, 1):
+    for u in (-1.0, 1.0):
         pen.ellipse(u * r * 0.95, v - r * 0.1, r * 0.2, r * 0.28, shade(skin, 0.9))
     pen.ellipse(0, v, r * 0.95, r * 1.05, skin)
     bald = noun == "man" and rng.random() < 0.15
@@ -211,7 +231,7 @@ def _head(pen, rng, body: _Body, skin: Colour, hair: Colour, noun: str) -> None:
         _hat(pen, rng, r, v)
 
 
-def _hat(pen: Pen, rng, r: float, v: float) -> None:
+def _hat(pen: Pen, rng: np.random.Generator, r: float, v: float) -> None:
     fill = paint(rng)
     kind = pick(
         rng, ("cap", "brim", "wool", "helmet", "scarf", "top"), (0.3, 0.25, 0.17, 0.12, 0.1, 0.06)

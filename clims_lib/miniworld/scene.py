@@ -128,7 +128,7 @@ def draw_scene(
     return _finish(rng, canvas, seen, things)
 
 
-def _check(objects, ground, backdrop, size) -> None:
+def _check(objects: Sequence[str], ground: str, backdrop: str | None, size: int) -> None:
     unknown = [name for name in objects if name not in CLASSES]
     if unknown:
         raise ValueError(f"unknown objects {unknown}: choose from {', '.join(CLASSES)}")
@@ -147,7 +147,7 @@ def _class_of(noun: str) -> str:
     return "person" if noun in NOUNS["person"] else noun
 
 
-def _lay_out(rng, ground: str, backdrop: str | None, side: int) -> Layout:
+def _lay_out(rng: np.random.Generator, ground: str, backdrop: str | None, side: int) -> Layout:
     if ground == "sky":
         land = backdrop is not None and rng.random() < 0.6
         horizon = rng.uniform(0.62, 0.92) if land else 1.0
@@ -167,7 +167,9 @@ def _lay_out(rng, ground: str, backdrop: str | None, side: int) -> Layout:
     )
 
 
-def _draw_ground(rng, layout: Layout, ground: str, backdrop: str | None):
+def _draw_ground(
+    rng: np.random.Generator, layout: Layout, ground: str, backdrop: str | None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The empty stage: canvas (side, side, 3), thing index (side, side), names of the grounds."""
     side, top = layout.side, layout.horizon
     index = np.zeros((side, side), np.uint8)
@@ -188,7 +190,9 @@ def _draw_ground(rng, layout: Layout, ground: str, backdrop: str | None):
     return canvas, index, names
 
 
-def _draw_object(rng, layout: Layout, ground: str, noun: str, slot: int, count: int):
+def _draw_object(
+    rng: np.random.Generator, layout: Layout, ground: str, noun: str, slot: int, count: int
+) -> tuple[str, Pen, float]:
     """Place and draw one object: (noun, pen, depth); nearer objects have the larger depth."""
     side, top = layout.side, layout.horizon
     share = rng.uniform(*_UNITS[noun]) * (1.0, 0.9, 0.78)[min(count, 3) - 1]
@@ -219,7 +223,9 @@ def _draw_object(rng, layout: Layout, ground: str, noun: str, slot: int, count: 
     return noun, pen, y
 
 
-def _on_track(rng, layout: Layout, x: float, unit: float, count: int):
+def _on_track(
+    rng: np.random.Generator, layout: Layout, x: float, unit: float, count: int
+) -> tuple[float, float, float]:
     """Where a train stands on the rails: x, y and its unit in pixels."""
     if layout.vanish is None:
         return x, layout.track + rng.uniform(-1, 1), unit
@@ -232,7 +238,7 @@ def _on_track(rng, layout: Layout, x: float, unit: float, count: int):
     )
 
 
-def _sink(rng, pen: Pen, noun: str) -> None:
+def _sink(rng: np.random.Generator, pen: Pen, noun: str) -> None:
     """Hide what is under water."""
     depth = rng.uniform(0.02, 0.05) if noun == "boat" else rng.uniform(0.0, 0.3)
     line = int(pen.y - depth * pen.unit)
@@ -240,7 +246,9 @@ def _sink(rng, pen: Pen, noun: str) -> None:
         pen.image.paste((0, 0, 0, 0), (0, line, pen.image.width, pen.image.height))
 
 
-def _compose(rng, canvas: np.ndarray, pen: Pen, light: float, ground: str) -> None:
+def _compose(
+    rng: np.random.Generator, canvas: np.ndarray, pen: Pen, light: float, ground: str
+) -> None:
     """Lay a drawn object and its shadow onto the canvas, in place."""
     side = canvas.shape[0]
     box = pen.image.getbbox()
@@ -261,7 +269,9 @@ def _compose(rng, canvas: np.ndarray, pen: Pen, light: float, ground: str) -> No
     canvas[y0:y1, x0:x1][where] = lit[where]
 
 
-def _finish(rng, canvas: np.ndarray, seen: np.ndarray, things: list[Thing]) -> Scene:
+def _finish(
+    rng: np.random.Generator, canvas: np.ndarray, seen: np.ndarray, things: list[Thing]
+) -> Scene:
     """Light, averaging down to half the size, sensor noise; things that nobody sees drop out."""
     half = canvas.shape[0] // 2
     image = canvas[0::2] + canvas[1::2]

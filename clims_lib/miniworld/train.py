@@ -1,10 +1,11 @@
 """How trains of the MiniWorld look, from the side and from the front."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
-from clims_lib.miniworld.drawing import DARK, GLASS, Colour, Pen, colour, paint, pick, shade
+from clims_lib.miniworld.drawing import DARK, GLASS, Colour, Pen, Point, colour, paint, pick, shade
 
 
 def draw_train(pen: Pen, rng: np.random.Generator) -> None:
@@ -24,13 +25,13 @@ def draw_train(pen: Pen, rng: np.random.Generator) -> None:
         wagon(pen, rng, u, coach, first)
 
 
-def _wheels(pen: Pen, us, radius: float, rim: Colour) -> None:
+def _wheels(pen: Pen, us: Iterable[float], radius: float, rim: Colour) -> None:
     for u in us:
         pen.ellipse(u, radius, radius, radius, DARK)
         pen.ellipse(u, radius, radius * 0.55, radius * 0.55, rim)
 
 
-def _steam_engine(pen: Pen, rng, u: float, fill: Colour, trim: Colour) -> None:
+def _steam_engine(pen: Pen, rng: np.random.Generator, u: float, fill: Colour, trim: Colour) -> None:
     dark = shade(fill, 0.6)
     pen.box(u + 0.02, 0.1, u + 0.96, 0.18, shade(trim, 0.6))
     pen.box(u + 0.3, 0.17, u + 0.9, 0.36, fill)
@@ -49,7 +50,7 @@ def _steam_engine(pen: Pen, rng, u: float, fill: Colour, trim: Colour) -> None:
     pen.line(((u + 0.14, 0.1), (u + 0.6, 0.1)), 0.025, (180, 180, 184), round_ends=False)
 
 
-def _locomotive(pen: Pen, rng, u: float, fill: Colour, trim: Colour) -> None:
+def _locomotive(pen: Pen, rng: np.random.Generator, u: float, fill: Colour, trim: Colour) -> None:
     slope = rng.uniform(0.03, 0.2)
     roof = rng.uniform(0.42, 0.5)
     pen.box(u + 0.03, 0.06, u + 0.95, 0.13, DARK)
@@ -79,7 +80,7 @@ def _locomotive(pen: Pen, rng, u: float, fill: Colour, trim: Colour) -> None:
         pen.line(((u + 0.25, roof), (u + 0.35, roof + 0.12), (u + 0.22, roof + 0.14)), 0.018, DARK)
 
 
-def _carriage(pen: Pen, rng, u: float, fill: Colour, trim: Colour) -> None:
+def _carriage(pen: Pen, rng: np.random.Generator, u: float, fill: Colour, trim: Colour) -> None:
     pen.box(u + 0.05, 0.06, u + 0.93, 0.13, DARK)
     _wheels(pen, (u + 0.14, u + 0.26, u + 0.72, u + 0.84), 0.065, (130, 130, 134))
     pen.box(u + 0.01, 0.11, u + 0.98, 0.44, fill)
@@ -90,7 +91,9 @@ def _carriage(pen: Pen, rng, u: float, fill: Colour, trim: Colour) -> None:
         pen.box(u + x, 0.28, u + x + 0.085, 0.38, pane)
 
 
-def _freight_wagon(pen: Pen, rng, u: float, fill: Colour, trim: Colour) -> None:
+def _freight_wagon(
+    pen: Pen, rng: np.random.Generator, u: float, fill: Colour, trim: Colour
+) -> None:
     load = paint(rng)
     _wheels(pen, (u + 0.18, u + 0.8), 0.07, (130, 130, 134))
     if rng.random() < 0.5:
@@ -104,12 +107,13 @@ def _freight_wagon(pen: Pen, rng, u: float, fill: Colour, trim: Colour) -> None:
     pen.box(u + 0.04, 0.1, u + 0.96, 0.15, DARK)
 
 
-def _train_front(pen: Pen, rng, fill: Colour, trim: Colour) -> None:
+def _train_front(pen: Pen, rng: np.random.Generator, fill: Colour, trim: Colour) -> None:
     w, top = 0.3, rng.uniform(0.6, 0.74)
+    assert pen.vanish is not None  # or the train would be seen from the side
     vu, vv = pen.vanish
     depth = rng.uniform(0.35, 0.75)
 
-    def far(u, v, t):
+    def far(u: float, v: float, t: float) -> Point:
         return vu + (u - vu) * (1 - t), vv + (v - vv) * (1 - t)
 
     edge = math.copysign(w, vu) if abs(vu) > 0.02 else w

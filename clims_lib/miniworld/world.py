@@ -16,12 +16,13 @@ import tempfile
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from clims_lib.labels import IGNORE, palette
 from clims_lib.miniworld.drawing import pick
 from clims_lib.miniworld.grounds import BACKDROPS
 from clims_lib.miniworld.scene import (
@@ -54,7 +55,6 @@ __all__ = [
     "write_dataset",
 ]
 
-IGNORE = 255
 EACH_CLASS = 4  # pictures of every class in train_labelled, where there are enough
 _STREAMS = {"train": 0, "val": 1, "test": 2, "web": 3}  # each picture has a generator of its own
 
@@ -74,7 +74,7 @@ def target_scene(rng: np.random.Generator, size: int = 64) -> Scene:
     cars on roads; railroads and water never without train and boat; persons anywhere.
     """
     main = pick(rng, CLASSES, (1, 1, 1, 1, 0.95, 1))
-    objects, ground = [main], HOME.get(main)
+    objects, ground = [main], HOME.get(main, "")
     if main == "person":
         ground = pick(rng, ("grass", "road", "pavement", "sand", "floor"))
     elif main == "aeroplane" and rng.random() < 0.17:
@@ -107,7 +107,7 @@ def web_scene(rng: np.random.Generator, size: int = 64) -> Scene:
     return draw_scene(rng, objects, ground, _backdrop(rng, ground), size)
 
 
-def _backdrop(rng, ground: str) -> str | None:
+def _backdrop(rng: np.random.Generator, ground: str) -> str | None:
     if ground == "floor" or rng.random() < 0.4:
         return None
     return pick(rng, BACKDROPS)
@@ -152,15 +152,13 @@ def write_dataset(
     list train_labelled, the rest train_weak. ValueError: counts below 1, more labelled pictures
     than train has, or a root that holds something else.
     """
-    from clims_lib.data.voc import palette
-
     _check_counts(train=train, val=val, test=test, labelled=labelled)
     if labelled > train:
         raise ValueError(f"labelled={labelled} is more than the {train} pictures of train")
     if size < 16:
         raise ValueError(f"size must be at least 16 pixels, not {size}")
     root = Path(root).absolute()
-    recipe = {
+    recipe: dict[str, Any] = {
         "seed": seed,
         "train": train,
         "val": val,
@@ -245,7 +243,9 @@ def _web_picture(seed: int, index: int) -> Scene:
     return web_scene(np.random.default_rng([seed, _STREAMS["web"], index]))
 
 
-def _write_picture(folder: Path, seed: int, size: int, palette: bytes, task: tuple[str, int]):
+def _write_picture(
+    folder: Path, seed: int, size: int, colours: bytes, task: tuple[str, int]
+) -> tuple[str, set[str]]:
     """Write one picture of the target world; returns its name and class names."""
     split, index = task
     scene = target_scene(np.random.default_rng([seed, _STREAMS[split], index]), size)
@@ -257,7 +257,7 @@ def _write_picture(folder: Path, seed: int, size: int, palette: bytes, task: tup
     mask[_outline(scene.thing_map, scene.things)] = IGNORE
     for part, values in (("SegmentationClass", mask), ("SegmentationGround", scene.ground())):
         picture = Image.fromarray(values)
-        picture.putpalette(palette)
+        picture.putpalette(colours)
         picture.save(folder / part / f"{name}.png")
     return name, {thing.name for thing in scene.things if thing.is_object}
 

@@ -6,13 +6,13 @@ A claim compares two rows of one seed, so its mean and spread are those of the s
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from clims_lib.config import load_profile
+from clims_lib.oracle import TERMS
 from clims_lib.results.tables import headline_of, mean_spread, read_committed
 
 PAIRS = ("railroad->train", "water->boat")
-TERMS = ("otm", "btm", "cbs", "reg")
 
 
 def claims(rows: Iterable[dict], zero_shot: Iterable[dict] = (), split: str = "") -> list[dict]:
@@ -32,7 +32,7 @@ def claims(rows: Iterable[dict], zero_shot: Iterable[dict] = (), split: str = ""
             accuracy.setdefault(entry["seed"], {})[entry["model"]] = entry["accuracy"]
     tested = []
 
-    def test(claim: str, goal: float, measure, seeds: dict = by_seed) -> None:
+    def test(claim: str, goal: float, measure: Callable[..., float], seeds: dict = by_seed) -> None:
         values = []
         for found in seeds.values():
             try:
@@ -102,7 +102,7 @@ def claims(rows: Iterable[dict], zero_shot: Iterable[dict] = (), split: str = ""
     return tested
 
 
-def _more(method: str, other: str, measure: str = "miou"):
+def _more(method: str, other: str, measure: str = "miou") -> Callable[[dict], float]:
     """found rows -> how much higher the first method's mIoU or IoU of a class is."""
 
     def score(row: dict) -> float:
@@ -114,7 +114,7 @@ def _more(method: str, other: str, measure: str = "miou"):
 def claims_table(tested: Iterable[dict]) -> str:
     """The claims as text, one line each: goal, measured mean ± spread in points, verdict."""
     tested = list(tested)
-    lines = [("claim", "goal", "measured", "")]
+    lines: list[tuple[str, ...]] = [("claim", "goal", "measured", "")]
     for one in tested:
         spread = f" ± {one['spread']:.1f}" if one["seeds"] > 1 else ""
         lines.append(

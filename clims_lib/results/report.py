@@ -5,10 +5,11 @@ import html
 from collections.abc import Iterable
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from PIL import Image
 
 from clims_lib.artifacts import atomic_path
-from clims_lib.results.tables import headline_of, per_cent, summary
+from clims_lib.results.tables import headline_of, mean_per_cent, summary
 
 # (what, the paper's per cent, our method or methods' difference, our measure)
 PAPER = (
@@ -47,14 +48,14 @@ figure { margin: 2rem 0 }
 """
 
 
-def save_figure(figure, path: Path, alt: str) -> None:
+def save_figure(figure: Figure, path: Path, alt: str) -> None:
     """Write a matplotlib figure as PNG with its alternative text inside, for `render_report`.
 
     Where a notebook also displays the figure, it has the same text there (`plots.set_up`).
     """
     if not alt.strip():
         raise ValueError(f"{path}: say in `alt` what the figure shows to one who cannot see it")
-    figure.alt = alt
+    figure.alt = alt  # type: ignore[attr-defined]
     with atomic_path(path) as temporary:
         figure.savefig(
             temporary, format="png", dpi=110, bbox_inches="tight", metadata={"Description": alt}
@@ -151,7 +152,7 @@ def _paper_table(rows: list[dict], committed: list[dict], split: str) -> str:
         header, columns = [*header, "committed, mean ± spread"], [rows, committed]
     lines = zip(*(beside_the_paper(column, split) for column in columns), strict=True)
     body = [
-        [line[0][0], _number(line[0][1]), *(per_cent(ours) for _, _, ours in line)]
+        [line[0][0], _number(line[0][1]), *(mean_per_cent(ours) for _, _, ours in line)]
         for line in lines
     ]
     return _table("IoU and mIoU in per cent", header, body)
@@ -170,13 +171,13 @@ def _methods_table(rows: list[dict], committed: list[dict], split: str) -> str:
     ]
     body = []
     for method, measures in ours.items():
-        seeds = [per_cent(theirs.get(method, {}).get("miou"))] if theirs else []
+        seeds = [mean_per_cent(theirs.get(method, {}).get("miou"))] if theirs else []
         body.append(
             [
                 method,
-                per_cent(measures.get("miou")),
+                mean_per_cent(measures.get("miou")),
                 *seeds,
-                *(per_cent(measures.get(name)) for name in [*classes, *leaks]),
+                *(mean_per_cent(measures.get(name)) for name in [*classes, *leaks]),
             ]
         )
     return _table("IoU per class and leak rates in per cent", header, body)
@@ -207,7 +208,8 @@ def _oracle_table(oracle: list[dict]) -> str:
         return ""
     masks = list(dict.fromkeys(row["mask"] for row in oracle))
     classes = list(dict.fromkeys(row["class"] for row in oracle))
-    body, lowest = [], set()
+    body: list[list[str]] = []
+    lowest = set()
     for name in classes:
         losses = {
             mask: [
@@ -219,7 +221,7 @@ def _oracle_table(oracle: list[dict]) -> str:
         }
         means = {mask: sum(values) / len(values) for mask, values in losses.items() if values}
         if means:
-            lowest.add((len(body), 1 + masks.index(min(means, key=means.get))))
+            lowest.add((len(body), 1 + masks.index(min(means, key=means.__getitem__))))
         body.append([name, *(_number(means.get(mask)) for mask in masks)])
     return _table(
         "Mean CLIMS loss of candidate masks; the lowest of each class is underlined and should "
@@ -266,5 +268,5 @@ def _number(value: float | None, factor: float = 1) -> str:
     return "-" if value is None else f"{factor * value:.1f}"
 
 
-def _text(value) -> str:
+def _text(value: object) -> str:
     return html.escape(str(value))

@@ -9,7 +9,7 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def gather_results(metrics_folder: Path) -> dict:
     files = sorted(Path(metrics_folder).glob("*.json"))
     if not files:
         raise ValueError(f"nothing measured yet in {metrics_folder}: run the notebooks first")
-    found = {name: {} for name in LISTS}
+    found: dict[str, dict] = {name: {} for name in LISTS}
     devices = set()
     for file in files:
         measured = read_json(file)
@@ -91,7 +91,7 @@ def gather_results(metrics_folder: Path) -> dict:
 def sort_results(results: dict) -> dict:
     """Return the results with each list in the order of its identity, so that files compare."""
 
-    def order(name):
+    def order(name: str) -> Callable[[dict], list[str]]:
         return lambda row: [str(row.get(key, "")) for key in IDENTITY[name]]
 
     return results | {name: sorted(results.get(name, []), key=order(name)) for name in LISTS}
@@ -166,7 +166,7 @@ def mean_spread(values: list[float]) -> tuple[float, float, int]:
     return statistics.fmean(values), spread, len(values)
 
 
-def per_cent(value: tuple | None) -> str:
+def mean_per_cent(value: tuple | None) -> str:
     """Return "56.1", or "56.1 ± 0.5" where several seeds stand behind it, or "-" for nothing."""
     if value is None:
         return "-"
@@ -196,9 +196,9 @@ def results_table(
     for method in [*ours, *(m for m in theirs if m not in ours)]:
         line = [method]
         for name in measures:
-            line.append(per_cent(ours.get(method, {}).get(name)))
+            line.append(mean_per_cent(ours.get(method, {}).get(name)))
             if committed:
-                line.append(per_cent(theirs.get(method, {}).get(name)))
+                line.append(mean_per_cent(theirs.get(method, {}).get(name)))
         lines.append(line)
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     lines.insert(1, ["-" * width for width in widths])

@@ -42,7 +42,7 @@ class CaptionBatches:
         """Two views each of size / 2 scenes: (size, 3, H, W) in CLIP's units, size captions."""
         g = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         some = torch.randint(len(self.corpus.images), (self.size,), generator=g)
-        images = clip_model.normalise(self.corpus.images[some].float() / 255)
+        images = clip_model.normalise_for_clip(self.corpus.images[some].float() / 255)
         maps, mirror = self.corpus.thing_maps[some], torch.rand(self.size, generator=g) < 0.5
         images = torch.where(mirror[:, None, None, None], images.flip(-1), images)
         maps = torch.where(mirror[:, None, None], maps.flip(-1), maps)

@@ -123,7 +123,7 @@ def read_folder(profile: Profile, folder: Path, split: str) -> Tensor:
     """The masks in a folder for a split's pictures: uint8 (N, S, S), 255 beyond each picture."""
     names, side = open_split(profile, split).names, profile.data.size
     masks = torch.full((len(names), side, side), IGNORE, dtype=torch.uint8)
-    found = voc.read_masks(folder / f"{name}.png" for name in names)
+    found = voc.read_mask_files(folder / f"{name}.png" for name in names)
     for canvas, mask in zip(masks, found, strict=True):
         canvas[: mask.shape[0], : mask.shape[1]] = torch.from_numpy(mask)
     return masks

@@ -137,7 +137,9 @@ def zero_shot(profile: Profile, clip_folder: Path, name: str, split: str = "") -
     texts = clip_model.encode_texts(model, prompts.class_texts(profile.data.classes))
     guess = torch.cat(
         [
-            (encode(clip_model.normalise(part.to(device).float() / 255)) @ texts.T).argmax(1).cpu()
+            (encode(clip_model.normalise_for_clip(part.to(device).float() / 255)) @ texts.T)
+            .argmax(1)
+            .cpu()
             for part in images[alone].split(256)
         ]
     )
@@ -163,7 +165,7 @@ def oracle_check(profile: Profile, clip_folder: Path, pictures: int = 80) -> lis
         thing = (masks[some] == k + 1).float()
         losses = oracle.losses_at_masks(
             clip_model.image_encoder(model),
-            clip_model.normalise(images[some].to(device).float() / 255),
+            clip_model.normalise_for_clip(images[some].to(device).float() / 255),
             thing.to(device),
             home_of(profile, "val", some, thing).to(device),
             k,

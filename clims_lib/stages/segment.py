@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.method in semi:
             print(semi_supervised.segment(profile, options.method, options.split))
         else:
-            print(deeplab.segment(profile, options.split))
+            print(deeplab.make_deeplab_masks(profile, options.split))
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         print(f"clims_lib.stages.segment: {error}", file=sys.stderr)
         return 1

@@ -156,7 +156,7 @@ def train_cct(profile: Profile, method: str) -> Path:
             )
         advice = "lower cct.batch_labelled, cct.batch_weak or augment.crop"
         with tqdm(total=settings.steps, desc=method) as bar, fits(device_of(profile), advice):
-            history = cct.train_cct(
+            history = cct.train_cct_network(
                 model,
                 labelled,
                 weak,
