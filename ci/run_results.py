@@ -19,16 +19,9 @@ sys.path.insert(0, str(ROOT))
 
 from update_readme import update_readme  # noqa: E402
 
-from clims_lib.artifacts import write_json  # noqa: E402
+from clims_lib.artifacts import rounded, write_json  # noqa: E402
 from clims_lib.config import load_profile  # noqa: E402
-from clims_lib.results.tables import (  # noqa: E402
-    LISTS,
-    commit,
-    environment,
-    results_table,
-    rounded,
-    sort_results,
-)
+from clims_lib.results.tables import LISTS, commit, environment, results_table, sort_results  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,7 +12,8 @@ A grid is a TOML file, say weights.toml:
 a row a run, and for each run a folder with its executed notebooks, figures and results.json. Runs
 share what is trained with each other and with ci/tutorial. Both the folders and the table are
 written as runs finish: after Ctrl-C or kill -9 the same command executes only what is missing.
-Failed runs are listed with their error; --retry executes them again, and nothing else.
+Failed runs are listed with their error; --retry executes them again, and nothing else. A grid over
+a MiniWorld's sizes (data.train, ...) draws each one beside its runs.
 
 On Slurm, with the package dask-jobqueue and this checkout on a shared disk that has file locks:
 
@@ -48,7 +49,7 @@ from tqdm import tqdm
 
 from clims_lib.artifacts import key_of, write_json
 from clims_lib.config import Profile, load_profile
-from clims_lib.data.splits import make_data
+from clims_lib.data.splits import make_data, miniworld_sizes
 from clims_lib.devices import device_of
 
 # Folders in a profile's outputs that the runs share: all that `artifact` names by a key.
@@ -108,7 +109,8 @@ def plan(grid: Path, notebooks: Path) -> dict[Path, dict]:
     profile, only, axes = read_grid(grid)
     if profile.endswith(".toml"):  # kernels start in the root, not where we are
         profile = str(Path(profile).resolve())
-    root = root_of(load_profile(profile).outputs) / grid.stem
+    base = load_profile(profile)
+    root = root_of(base.outputs) / grid.stem
     chosen, runs = choose(find_notebooks(notebooks), only), {}
     for values in itertools.product(*axes.values()):
         values = dict(zip(axes, values, strict=True))
@@ -118,9 +120,9 @@ def plan(grid: Path, notebooks: Path) -> dict[Path, dict]:
         settings = load_profile(profile, overrides)
         given = {n: v for n, v in parameters.items() if n not in ("PROFILE", "OVERRIDES")}
         key = key_of([repr(settings), given, [n.path.name for n in chosen]])  # 8 and 8.0 are one
-        folder = root / f"run-{key}"
+        folder, data_root = root / f"run-{key}", data_root_of(settings, base, root)
         overrides += [
-            f"data_root={json.dumps(str(settings.data_root))}",  # VOC_ROOT is only here
+            f"data_root={json.dumps(str(data_root))}",  # VOC_ROOT is only here
             f"outputs={json.dumps(str(folder))}",
         ]
         runs.setdefault(
@@ -136,6 +138,15 @@ def plan(grid: Path, notebooks: Path) -> dict[Path, dict]:
     return runs
 
 
+def data_root_of(settings: Profile, base: Profile, root: Path) -> Path:
+    """A run's data set: a MiniWorld of other sizes than its profile's lies with the sweep."""
+    sizes = miniworld_sizes(settings)
+    other = settings.data.source == "miniworld" and sizes != miniworld_sizes(base)
+    if other and settings.data_root == base.data_root:
+        return root / f"miniworld-{key_of(sizes)}"
+    return settings.data_root
+
+
 def root_of(outputs: Path) -> Path:
     """Where a profile's sweeps are: beside its outputs, which ci/tutorial --fresh deletes."""
     return outputs.with_name(f"{outputs.name}_sweeps")
@@ -144,8 +155,9 @@ def root_of(outputs: Path) -> Path:
 def sweep(runs: dict[Path, dict], options: argparse.Namespace) -> int:
     """Execute the missing runs, or those that failed; return 1 unless all are finished then."""
     settings = settings_of(next(iter(runs.values())))
-    with contextlib.suppress(FileNotFoundError):  # then notebook 00 downloads it, or says why not
-        make_data(settings)  # now, since runs side by side would all draw it
+    for data in {one.data_root: one for one in map(settings_of, runs.values())}.values():
+        with contextlib.suppress(FileNotFoundError):  # notebook 00 downloads it, or says why not
+            make_data(data)  # now, on all cores, since runs would wait for one of them to draw it
     if device_of(settings).type == "cuda":
         options.jobs = options.jobs or 1
     rows = {folder: row_of(folder) for folder in runs if status_of(folder) != "missing"}

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -129,6 +130,19 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}); delete it and make it again") from error
+
+
+def rounded(value: Any, digits: int = 4) -> Any:
+    """Return plain JSON values: floats rounded, scalars of arrays unpacked, nan and inf as None."""
+    if isinstance(value, dict):
+        return {str(key): rounded(v, digits) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v, digits) for v in value]
+    if hasattr(value, "item"):  # numpy and torch scalars
+        value = value.item()
+    if isinstance(value, float):
+        return round(value, digits) if math.isfinite(value) else None
+    return value
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -190,15 +190,95 @@ def test_pictures_do_not_depend_on_the_number_of_processes(folder, tmp_path):
         ).read_bytes()
 
 
-def test_writing_again_keeps_the_same_and_replaces_another(tmp_path):
-    root, settings = tmp_path / "m", {"train": 3, "val": 1, "test": 1, "labelled": 1}
-    world.write_dataset(root, **settings)
+FEW = {"train": 3, "val": 1, "test": 1, "labelled": 1}
+
+
+def _in(folder):
+    """What lies in a folder but locks."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def test_writing_again_keeps_the_same(tmp_path):
+    root = world.write_dataset(tmp_path / "m", **FEW)
     before = (root / "classes.txt").stat().st_mtime_ns
-    world.write_dataset(root, **settings)
-    assert (root / "classes.txt").stat().st_mtime_ns == before
-    world.write_dataset(root, seed=1, **settings)
-    assert json.loads((root / "miniworld.json").read_text())["seed"] == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["m"]  # nothing left lying about
+    assert world.write_dataset(root, **FEW) == root
+    assert (root / "classes.txt").stat().st_mtime_ns == before and _in(tmp_path) == ["m"]
+
+
+def test_another_world_is_never_replaced(tmp_path):
+    root = world.write_dataset(tmp_path / "m", **FEW)
+    files = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    with pytest.raises(
+        ValueError, match=f"{root} has train=3, this profile says train=4: .*{root}_2"
+    ):
+        world.write_dataset(root, **FEW | {"train": 4})
+    with pytest.raises(ValueError, match="has seed=0, size=64, this profile says seed=1, size=32"):
+        world.write_dataset(root, seed=1, size=32, **FEW)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == files
+
+
+def test_what_other_code_drew_is_drawn_again(tmp_path, monkeypatch):
+    root = world.write_dataset(tmp_path / "m", **FEW)
+    picture = next((root / "JPEGImages").iterdir())
+    drawn = picture.read_bytes()
+    picture.write_bytes(b"by other code")
+    monkeypatch.setattr(world, "_drawing_version", lambda: "newer")
+    assert world.write_dataset(root, **FEW) == root and picture.read_bytes() == drawn
+    assert json.loads((root / "miniworld.json").read_text())["drawing"] == "newer"
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="has train=3, this profile says train=4"):
+        world.write_dataset(root, **FEW | {"train": 4})
+    assert _in(tmp_path) == ["m"]  # nothing left lying about
+
+
+def test_of_two_processes_one_draws(tmp_path):
+    code = """
+import sys, time
+from clims_lib.miniworld import world
+draw = world._draw
+def slowly(root, *more):
+    print("draws", flush=True)
+    time.sleep(2)
+    draw(root, *more)
+world._draw = slowly
+root = world.write_dataset(sys.argv[1], train=3, val=1, test=1, labelled=1)
+print("train_00002.jpg" in [path.name for path in (root / "JPEGImages").iterdir()])
+"""
+    root = world.write_dataset(tmp_path / "m", **FEW)
+    recipe = json.loads((root / "miniworld.json").read_text())
+    (root / "miniworld.json").write_text(json.dumps(recipe | {"drawing": "older"}))
+    calls = [
+        subprocess.Popen([sys.executable, "-c", code, root], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = sorted(call.communicate(timeout=300)[0].split() for call in calls)
+    assert said == [["True"], ["draws", "True"]]
+
+
+def test_only_other_drawing_code_is_another_version(tmp_path, monkeypatch):
+    code = {
+        "pen.py": '"""Brushes."""\nimport math\nWIDE = 2\ndef line(x):\n    return x * WIDE\n',
+        "captions.py": "WORDS = 1\n",
+    }
+    spaced = (
+        '# pens\nWIDE  =  2  # pixels\n\n\ndef line(x):\n    """Draw."""\n    return (x*WIDE)\n'
+    )
+
+    def version(folder, files):
+        (tmp_path / folder).mkdir()
+        for name, text in files.items():
+            (tmp_path / folder / name).write_text(text)
+        monkeypatch.setattr(world, "__file__", str(tmp_path / folder / "world.py"))
+        return world._drawing_version.__wrapped__()
+
+    first = version("a", code)
+    assert version("b", {"pen.py": spaced, "captions.py": "WORDS = 2\n"}) == first
+    moved = {
+        "wide.py": "WIDE = 2\n",
+        "lines.py": spaced.replace("WIDE  =  2", "from wide import WIDE"),
+    }
+    assert version("c", moved) == first
+    assert version("d", {"pen.py": spaced.replace("2", "3")}) != first
 
 
 def test_a_stopped_writing_leaves_nothing(tmp_path, monkeypatch):
@@ -207,8 +287,8 @@ def test_a_stopped_writing_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(world, "_write_lists", stop)
     with pytest.raises(KeyboardInterrupt):
-        world.write_dataset(tmp_path / "m", train=2, val=1, test=1, labelled=1)
-    assert list(tmp_path.iterdir()) == []
+        world.write_dataset(tmp_path / "m", **FEW)
+    assert _in(tmp_path) == []
 
 
 def test_bad_settings_are_refused(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clims_lib.artifacts import read_json, write_json
+from clims_lib.artifacts import read_json, rounded, write_json
 from clims_lib.config import load_profile
 from clims_lib.results import tables
 from clims_lib.results.tables import (
@@ -17,7 +17,6 @@ from clims_lib.results.tables import (
     read_committed,
     record,
     results_table,
-    rounded,
     summary,
 )
 

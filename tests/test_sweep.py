@@ -95,6 +95,18 @@ def test_a_run_is_named_by_what_it_does(toy):
     assert not toy.plan("SEED = [0, 1]\nlosses.cbs = [9]").keys() & two
 
 
+def test_runs_on_worlds_of_other_sizes_have_folders_of_their_own(toy):
+    runs = toy.plan("SEED = [0, 1]\ndata.train = [48, 60]").values()
+    settings = [run_sweep.settings_of(run) for run in runs]
+    assert [s.data.train for s in settings] == [48, 60, 48, 60]
+    usual, other = load_profile("tiny").data_root, settings[1].data_root
+    assert [s.data_root for s in settings] == [usual, other, usual, other]
+    assert other.parent == toy.sweeps / "grid" and other.name.startswith("miniworld-")
+    mine = toy.place / "mine"
+    for run in toy.plan(f'data_root = ["{mine}"]\ndata.train = [60]').values():
+        assert run_sweep.settings_of(run).data_root == mine
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

@@ -21,12 +21,19 @@ from clims_lib.settings import Data
 from clims_lib.stage import make_once
 
 
+def miniworld_sizes(profile: Profile) -> dict[str, int]:
+    """What decides a MiniWorld: profiles that differ here need a data_root each."""
+    return {n: getattr(profile.data, n) for n in ("train", "val", "test", "labelled", "size")}
+
+
 def make_data(profile: Profile) -> Path:
-    """Return the data set's folder; MiniWorld is drawn on first use, VOC must be there."""
-    data, root = profile.data, profile.data_root
-    if data.source == "miniworld":
-        sizes = {name: getattr(data, name) for name in ("train", "val", "test", "labelled", "size")}
-        return world.write_dataset(root, seed=0, **sizes)
+    """Return the data set's folder; MiniWorld is drawn on first use, VOC must be there.
+
+    Raises ValueError where a MiniWorld of other sizes lies.
+    """
+    root = profile.data_root
+    if profile.data.source == "miniworld":
+        return world.write_dataset(root, seed=0, **miniworld_sizes(profile))
     if not (root / "JPEGImages").is_dir():
         raise FileNotFoundError(
             f"no VOC-layout data set at {root}: give its folder with ci/tutorial --data-root or "

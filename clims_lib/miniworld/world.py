@@ -7,6 +7,7 @@ CLIP learns, shows the same things apart. Shown in notebook 00.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import multiprocessing
@@ -14,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -147,11 +148,14 @@ def write_dataset(
 ) -> Path:
     """Write target scenes as a data set in PASCAL VOC layout and return its folder.
 
-    A folder that already holds this very MiniWorld is left as it is, another MiniWorld is
-    replaced; the new folder appears whole or not at all. `labelled` pictures of train form the
-    list train_labelled, the rest train_weak. ValueError: counts below 1, more labelled pictures
-    than train has, or a root that holds something else.
+    A folder that already holds this very MiniWorld is left as it is; if only the code that draws
+    has changed since, it is drawn again. The folder appears whole or not at all, and of several
+    processes one draws while the others wait. `labelled` pictures of train form the list
+    train_labelled, the rest train_weak. ValueError: counts below 1, more labelled pictures than
+    train has, or a root that holds another MiniWorld or something else.
     """
+    from filelock import FileLock  # here: the drawing processes start without it and torch
+
     _check_counts(train=train, val=val, test=test, labelled=labelled)
     if labelled > train:
         raise ValueError(f"labelled={labelled} is more than the {train} pictures of train")
@@ -167,23 +171,30 @@ def write_dataset(
         "size": size,
         "drawing": _drawing_version(),
     }
-    if _is_there(root, recipe):
+    if _recipe_of(root) == recipe:
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root.parent / f".{root.name}.lock"):
+        if not _is_there(root, recipe):  # it may have been drawn while we waited for the lock
+            _draw(root, recipe, palette().tobytes(), processes)
+    return root
+
+
+def _draw(root: Path, recipe: dict, palette: bytes, processes: int | None) -> None:
+    seed = recipe["seed"]
     folder = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
     try:
         for name in ("JPEGImages", "SegmentationClass", "SegmentationGround"):
             (folder / name).mkdir()
         tasks = [(split, i) for split in ("train", "val", "test") for i in range(recipe[split])]
-        write = partial(_write_picture, folder, seed, size, palette().tobytes())
+        write = partial(_write_picture, folder, seed, recipe["size"], palette)
         labels = dict(_spread(write, tasks, processes, "MiniWorld"))
-        _write_lists(folder, seed, labels, labelled)
+        _write_lists(folder, seed, labels, recipe["labelled"])
         (folder / "miniworld.json").write_text(json.dumps(recipe, indent=1) + "\n")
         folder.chmod(0o755)  # mkdtemp's folders are for their owner only
         _swap(folder, root)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return root
 
 
 def _check_counts(**counts: int) -> None:
@@ -192,27 +203,58 @@ def _check_counts(**counts: int) -> None:
             raise ValueError(f"{name} must be at least 1, not {count}")
 
 
+@cache
 def _drawing_version() -> str:
-    """A hash of the code that draws: pictures of other code are not the same data set."""
-    here = Path(__file__).parent
-    sources = sorted(p for p in here.glob("*.py") if p.stem != "captions")
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+    """A hash of the code that draws: pictures of other code are not the same data set.
+
+    Of its statements, in no order and without imports, comments and docstrings: code that is only
+    laid out anew, explained better or moved draws the same.
+    """
+    statements = []
+    for path in Path(__file__).parent.glob("*.py"):
+        if path.stem != "captions":  # they describe what is drawn
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            for node in ast.walk(tree):
+                if isinstance(getattr(node, "body", None), list):
+                    node.body = [statement for statement in node.body if not _is_mute(statement)]
+            statements += map(ast.unparse, tree.body)
+    return hashlib.sha256("\n".join(sorted(statements)).encode()).hexdigest()[:12]
+
+
+def _is_mute(statement: ast.stmt) -> bool:
+    text = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return text or isinstance(statement, ast.Import | ast.ImportFrom)
+
+
+def _recipe_of(root: Path) -> dict | None:
+    """What a MiniWorld was drawn with; None where there is none."""
+    try:
+        return json.loads((root / "miniworld.json").read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _is_there(root: Path, recipe: dict) -> bool:
+    """Tell whether this MiniWorld is there; it is not if only other code has drawn it."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    try:
-        found = json.loads((root / "miniworld.json").read_text())
-    except (OSError, ValueError):
+    found = _recipe_of(root)
+    if found is None:
         raise ValueError(
             f"{root} holds something that is not a MiniWorld: choose another folder or move it away"
-        ) from None
+        )
+    others = [name for name in recipe if name != "drawing" and found.get(name) != recipe[name]]
+    if others:
+        has, says = (", ".join(f"{n}={r.get(n)}" for n in others) for r in (found, recipe))
+        raise ValueError(
+            f"{root} has {has}, this profile says {says}: give this MiniWorld a folder of its own "
+            f"(-p data_root={root}_2), or delete that one"
+        )
     return found == recipe
 
 
 def _swap(folder: Path, root: Path) -> None:
-    """Put the finished folder where an older one may be."""
+    """Put the finished folder where an older one may be; nobody sees half of either."""
     old = folder.with_name(folder.name + "-old")
     if root.exists():
         root.rename(old)

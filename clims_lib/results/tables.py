@@ -4,18 +4,16 @@ A row is {"method", "split", "seed", "threshold", "crf", "miou", "iou", "leak", 
 fractions; only the texts made here are in per cent.
 """
 
-import math
 import os
 import platform
 import statistics
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from clims_lib.artifacts import read_json, write_json
+from clims_lib.artifacts import read_json, rounded, write_json
 from clims_lib.config import ROOT, Profile, did_you_mean
 
 LISTS = ("rows", "zero_shot", "oracle")  # of results.json
@@ -118,19 +116,6 @@ def commit() -> str | None:
     except FileNotFoundError:  # no git on this machine
         return None
     return call.stdout.strip() if call.returncode == 0 else None
-
-
-def rounded(value: Any, digits: int = 4) -> Any:
-    """Return plain JSON values: floats rounded, scalars of arrays unpacked, nan and inf as None."""
-    if isinstance(value, dict):
-        return {str(key): rounded(v, digits) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(v, digits) for v in value]
-    if hasattr(value, "item"):  # numpy and torch scalars
-        value = value.item()
-    if isinstance(value, float):
-        return round(value, digits) if math.isfinite(value) else None
-    return value
 
 
 def headline_of(rows: Iterable[dict]) -> str:

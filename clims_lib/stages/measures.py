@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clims_lib import clip_model, metrics, oracle, prompts
-from clims_lib.artifacts import read_json, read_manifest, write_json
+from clims_lib.artifacts import read_json, read_manifest, rounded, write_json
 from clims_lib.config import Profile
 from clims_lib.data.splits import contents, make_data, open_split, read_split, split_folder
 from clims_lib.data.voc import ground_names
 from clims_lib.devices import device_of
 from clims_lib.metrics import IGNORE
-from clims_lib.results.tables import rounded
 from clims_lib.stages.clip import clip_texts
 from clims_lib.stage import make_once
 from clims_lib.stages.cams import train_maps
