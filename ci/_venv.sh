@@ -9,10 +9,12 @@ VENV="$ROOT/.venv"
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-1073741824}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-4294967296}"
 
-# Idle OpenMP threads spin by default. Beside any other busy program a training step on two cores
-# then takes ten times as long; sleeping threads cost nothing when alone. Read when torch loads.
+# For pytest and nbval; `clims` does it by itself, and clims_lib/__init__.py says why.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-0}"
+
+# So that `python -m clims_lib` is this checkout's, wherever it is called and whatever is installed.
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 
 find_python() {
     local name

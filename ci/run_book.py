@@ -1,65 +1,35 @@
-"""Builds a static site of the executed notebooks; `ci/book` calls it inside the environment.
+"""Builds a static site of the executed notebooks: `clims book`.
 
 The pages: the README in front, notebooks, committed results, benchmarks, the library's docstrings.
 Sphinx makes them as ci/book_source says; this script only lays out what it reads.
 """
 
-import argparse
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 import nbformat
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from clims_lib.artifacts import read_json  # noqa: E402
-from clims_lib.config import PROFILES, Profile, load_profile  # noqa: E402
-from clims_lib.results.report import origin, tables  # noqa: E402
+from clims_lib.artifacts import read_json
+from clims_lib.config import PROFILES, ROOT, Profile, load_profile
+from clims_lib.results.report import origin, tables
 
 try:
     from sphinx.cmd.build import main as sphinx
-except ImportError:
-    sys.exit("ci/book: Sphinx is missing; python -m pip install -e '.[book]' brings it")
+except ImportError as error:
+    raise RuntimeError("Sphinx is missing; python -m pip install -e '.[book]' brings it") from error
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    try:
-        build(load_profile(options.profile), options.out.resolve())
-    except ValueError as error:
-        print(f"ci/book: {error}", file=sys.stderr)
-        return 1
+def run(profile: str, out: Path) -> None:
+    """Build the site of a profile's executed notebooks; others are shown as they are committed."""
+    build(load_profile(profile), out.resolve())
     print(
-        f"{options.out / 'index.html'}: open it in a browser, or serve it to others with\n"
-        f"python -m http.server -d {options.out}"
+        f"{out / 'index.html'}: open it in a browser, or serve it to others with\n"
+        f"python -m http.server -d {out}"
     )
-    return 0
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="ci/book", description=__doc__.split(";")[0] + ".", allow_abbrev=False
-    )
-    parser.add_argument(
-        "--profile",
-        default="mini",
-        help="whose executed notebooks: a name in clims_lib/profiles or a .toml "
-        "file (default: mini); those that were not executed are shown as "
-        "they are committed",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT / "outputs" / "book",
-        help="folder of the site; it is replaced (default: outputs/book)",
-    )
-    return parser.parse_args(arguments)
 
 
 def build(profile: Profile, out: Path) -> None:
@@ -134,7 +104,3 @@ def results_page() -> str:
                 for title, lines in tables(results, split=profile.headline).items()
             ]
     return "\n\n".join(parts)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,5 @@
-"""Makes the students' version of the exercises and grades what they hand in; see ci/exercises."""
+"""Makes the students' version of the exercises and grades what they hand in: `clims exercises`."""
 
-import argparse
 import csv
 import logging
 import os
@@ -18,40 +17,27 @@ try:
     from nbgrader.coursedir import CourseDirectory
     from traitlets.config import Config, PyFileConfigLoader
 except ImportError as error:
-    sys.exit(f"ci/exercises: {error}: install the extra `classroom`")
+    raise RuntimeError(f"{error}: install the extra `classroom`") from error
 
 from clims_lib.artifacts import atomic_path
 
 COURSE = ROOT / "notebooks" / "exercises"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+def run(grade: Path | None = None) -> None:
+    """Make the students' version of all exercises, and grade a folder of submissions.
+
+    Raises ValueError where there are none, RuntimeError where nbgrader gives up.
+    """
     try:
         config = read_config(COURSE)
         for assignment in assignments(config):
             release(config, assignment)
         print(f"students' version: {folder_of(config, 'release')}")
-        if options.grade:
-            grade_all(config, options.grade)
-    except (ValueError, NbGraderException) as error:
-        print(f"ci/exercises: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="ci/exercises", description=__doc__.split(";")[0] + ".", allow_abbrev=False
-    )
-    parser.add_argument(
-        "--grade",
-        type=Path,
-        metavar="FOLDER",
-        help="grade FOLDER/<student>/<assignment>/<assignment>.ipynb, too; this "
-        "executes the students' code",
-    )
-    return parser.parse_args(arguments)
+        if grade:
+            grade_all(config, grade)
+    except NbGraderException as error:
+        raise RuntimeError(error) from error
 
 
 def read_config(course: Path) -> Config:
@@ -124,7 +110,3 @@ def grade_all(config: Config, handed_in: Path) -> None:
     with atomic_path(table) as temporary, open(temporary, "w", newline="") as file:
         csv.writer(file).writerows([("student", "assignment", "test", "points", "of"), *rows])
     print(f"every test's points: {table}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

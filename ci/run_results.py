@@ -1,9 +1,8 @@
-"""Measures every method over several seeds; `ci/results` calls it inside the environment.
+"""Measures every method over several seeds: `clims results`.
 
 Each stage is an artifact, so an interrupted run goes on where it stopped.
 """
 
-import argparse
 import multiprocessing
 import os
 import sys
@@ -12,36 +11,30 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from tqdm import tqdm
+from update_readme import update_readme
 
-ROOT = Path(__file__).resolve().parents[1]
-CORES = len(os.sched_getaffinity(0))  # those this process may use
-sys.path.insert(0, str(ROOT))
+from clims_lib.artifacts import rounded, write_json
+from clims_lib.config import ROOT, load_profile
+from clims_lib.devices import cores
+from clims_lib.results.tables import LISTS, commit, environment, results_table, sort_results
 
-from update_readme import update_readme  # noqa: E402
-
-from clims_lib.artifacts import rounded, write_json  # noqa: E402
-from clims_lib.config import load_profile  # noqa: E402
-from clims_lib.results.tables import LISTS, commit, environment, results_table, sort_results  # noqa: E402
+CORES = cores()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    try:
-        name = load_profile(options.profile).name
-        measured = measure_seeds(options.profile, options.seeds, options.jobs)
-        extra = measure_seeds(options.profile, options.seeds[:1], 1, corpora)
-    except ValueError as error:
-        print(f"ci/results: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("ci/results: interrupted; running it again goes on from here", file=sys.stderr)
-        return 130
-    if len(measured) < len(options.seeds) or not extra:  # fewer seeds would be half true
+def run(profile: str, seeds: list[int], jobs: int | None = None, out: Path | None = None) -> int:
+    """Write the table of the seeds and print it; return 1, writing nothing, where a seed failed.
+
+    jobs: seeds at a time, 2 by default; out: data/results/<profile>.json by default.
+    """
+    name = load_profile(profile).name
+    measured = measure_seeds(profile, seeds, jobs or min(2, CORES))
+    extra = measure_seeds(profile, seeds[:1], 1, corpora)
+    if len(measured) < len(seeds) or not extra:  # fewer seeds would be half true
         return 1
     for seed, one in extra.items():
         measured[seed]["rows"] += one["rows"]
     results = combine(measured)
-    path = options.out or ROOT / "data" / "results" / f"{name}.json"
+    path = out or ROOT / "data" / "results" / f"{name}.json"
     write_json(path, results)
     if path == ROOT / "data" / "results" / "mini.json":
         update_readme()
@@ -52,25 +45,6 @@ def main(arguments: list[str] | None = None) -> int:
     print(results_table(results["rows"]))
     print(f"\n{path}")
     return 0
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="ci/results", description=__doc__.split(";")[0] + ".", allow_abbrev=False
-    )
-    parser.add_argument("--profile", default="mini", help="default: mini")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=min(2, CORES),
-        help="seeds measured at the same time (default: 2)",
-    )
-    parser.add_argument("--out", type=Path, help="default: data/results/<profile>.json")
-    options = parser.parse_args(arguments)
-    if options.jobs < 1:
-        parser.error("--jobs is at least 1")
-    return options
 
 
 def measure(profile: str, seed: int, threads: int) -> dict:
@@ -109,7 +83,7 @@ def measure_seeds(
             try:
                 measured[futures[future]] = future.result()
             except Exception as error:
-                tqdm.write(f"ci/results: seed {futures[future]} failed: {error!r}", sys.stderr)
+                tqdm.write(f"clims results: seed {futures[future]} failed: {error!r}", sys.stderr)
     return measured
 
 
@@ -122,7 +96,3 @@ def combine(measured: dict[int, dict]) -> dict:
     devices = {one.get("environment", {}).get("device", "cpu") for one in measured.values()}
     where = environment(", ".join(sorted(devices)))
     return sort_results(rounded(results)) | {"environment": where, "commit": commit()}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

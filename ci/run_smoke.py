@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from run_tutorial import main as run_tutorial
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from clims_lib.__main__ import main as clims
 from clims_lib.artifacts import atomic_path, read_json
 from clims_lib.batches import FILL
 from clims_lib.clip_model import new_clip, save_clip
@@ -78,9 +80,9 @@ def main(arguments: list[str]) -> int:
             ),
             checkpoint,
         )
-    run = ["--profile", "voc2012_smoke", *arguments]
+    run = ["tutorial", "--profile", "voc2012_smoke", *arguments]
     outputs = profile.outputs.with_name("voc2012_smoke_no_clip")
-    return run_tutorial(run) or without_clip(run, checkpoint.with_name("absent.pt"), outputs)
+    return clims(run) or without_clip(run, checkpoint.with_name("absent.pt"), outputs)
 
 
 def without_clip(run: list[str], checkpoint: Path, outputs: Path) -> int:
@@ -91,7 +93,7 @@ def without_clip(run: list[str], checkpoint: Path, outputs: Path) -> int:
         "pseudo.method": "cam_walk",
     }
     words = [("-p", f"{name}={json.dumps(value)}") for name, value in settings.items()]
-    failed = run_tutorial([*run, *itertools.chain(*words)])
+    failed = clims([*run, *itertools.chain(*words)])
     if failed or "--only" in run:
         return failed
     methods = {row["method"] for row in read_json(outputs / "results.json")["rows"]}

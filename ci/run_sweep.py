@@ -1,30 +1,5 @@
-"""Runs notebooks for every combination of a grid and keeps one table; `ci/sweep` calls it.
+"""Runs notebooks for every combination of a grid and keeps one table: `clims sweep`."""
 
-A grid is a TOML file, say weights.toml:
-
-    profile = "mini"                    # or a .toml file, as for ci/tutorial
-    only = ["03"]                       # the notebooks of a run; without this line all of them
-    [grid]                              # each combination is one run
-    SEED = [0, 1, 2]                    # a parameter of the notebooks
-    losses.cbs = [0.0, 8.0, 16.0]       # a setting of the profile; of prompts, a list of lists
-
-`ci/sweep weights.toml` then writes outputs/mini_sweeps/weights/: sweep.csv (and sweep.parquet) with
-a row a run, and for each run a folder with its executed notebooks, figures and results.json. Runs
-share what is trained with each other and with ci/tutorial. Both the folders and the table are
-written as runs finish: after Ctrl-C or kill -9 the same command executes only what is missing.
-Failed runs are listed with their error; --retry executes them again, and nothing else. A grid over
-a MiniWorld's sizes (data.train, ...) draws each one beside its runs.
-
-On Slurm, with the package dask-jobqueue and this checkout on a shared disk that has file locks:
-
-    from dask_jobqueue import SLURMCluster
-    cluster = SLURMCluster(cores=1, job_cpu=4, memory="8GB", walltime="08:00:00")
-    cluster.scale(jobs=20)              # twenty jobs, each with one run at a time
-    print(cluster.scheduler_address)    # for ci/sweep weights.toml --dask ADDRESS
-    input("Enter ends the cluster")
-"""
-
-import argparse
 import contextlib
 import itertools
 import json
@@ -50,58 +25,29 @@ from tqdm import tqdm
 from clims_lib.artifacts import key_of, write_json
 from clims_lib.config import Profile, load_profile
 from clims_lib.data.splits import make_data, miniworld_sizes
-from clims_lib.devices import device_of
+from clims_lib.devices import cores, device_of
 
 # Folders in a profile's outputs that the runs share: all that `artifact` names by a key.
 SHARED = ("weights", "splits", "cams", "thresholds", "pseudo_masks", "segmentations", "measured")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+def run(
+    grid: Path,
+    notebooks: Path = ROOT / "notebooks",
+    *,
+    retry: bool = False,
+    jobs: int | None = None,
+    dask: str | None = None,
+) -> int:
+    """Execute the runs of a grid file that are missing; return 1 unless all are finished then.
+
+    retry: execute the failed ones instead; jobs: runs at a time, one a core by default; dask: the
+    address of a scheduler whose workers take the runs.
+    """
     prepare_kernels()
-    try:
-        runs = plan(options.grid, options.notebooks)
-        with locked(next(iter(runs)).parent):
-            return sweep(runs, options)
-    except ValueError as error:
-        print(f"ci/sweep: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("ci/sweep: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="ci/sweep",
-        description=__doc__.replace("; `ci/sweep` calls it", ""),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("grid", type=Path, help="a TOML file as above")
-    parser.add_argument(
-        "--retry", action="store_true", help="execute the failed runs again, and only those"
-    )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        help="runs at a time, each on its share of the cores (default: one a core; with a GPU one)",
-    )
-    parser.add_argument(
-        "--dask",
-        metavar="ADDRESS",
-        help="execute on this Dask scheduler's workers, e.g. tcp://10.0.0.1:8786",
-    )
-    parser.add_argument(
-        "--notebooks",
-        type=Path,
-        default=ROOT / "notebooks",
-        help="folder of the notebooks (default: notebooks)",
-    )
-    options = parser.parse_args(arguments)
-    if options.jobs is not None and options.jobs < 1:
-        parser.error("--jobs is at least 1")
-    return options
+    runs = plan(grid, notebooks)
+    with locked(next(iter(runs)).parent):
+        return sweep(runs, retry=retry, jobs=jobs, dask=dask)
 
 
 def plan(grid: Path, notebooks: Path) -> dict[Path, dict]:
@@ -152,20 +98,20 @@ def root_of(outputs: Path) -> Path:
     return outputs.with_name(f"{outputs.name}_sweeps")
 
 
-def sweep(runs: dict[Path, dict], options: argparse.Namespace) -> int:
+def sweep(runs: dict[Path, dict], retry: bool, jobs: int | None, dask: str | None) -> int:
     """Execute the missing runs, or those that failed; return 1 unless all are finished then."""
     settings = settings_of(next(iter(runs.values())))
     for data in {one.data_root: one for one in map(settings_of, runs.values())}.values():
         with contextlib.suppress(FileNotFoundError):  # notebook 00 downloads it, or says why not
             make_data(data)  # now, on all cores, since runs would wait for one of them to draw it
     if device_of(settings).type == "cuda":
-        options.jobs = options.jobs or 1
+        jobs = jobs or 1
     rows = {folder: row_of(folder) for folder in runs if status_of(folder) != "missing"}
-    wanted = "failed" if options.retry else "missing"
+    wanted = "failed" if retry else "missing"
     todo = [folder for folder in runs if status_of(folder) == wanted]
     for folder in todo:
         prepare(folder, runs[folder])
-    executed = on_dask(todo, options.dask) if options.dask else on_cores(todo, options.jobs)
+    executed = on_dask(todo, dask) if dask else on_cores(todo, jobs)
     done = len(runs) - len(todo)
     with (
         contextlib.closing(executed),  # Ctrl-C ends the runs, too
@@ -230,13 +176,15 @@ def command(folder: Path) -> list[str]:
 
 def on_cores(todo: list[Path], jobs: int | None) -> Iterator[tuple[Path, str]]:
     """Execute runs in processes of this machine; yield each with how its process ended."""
-    cores, waiting, running = sorted(os.sched_getaffinity(0)), list(todo), {}
-    jobs = min(jobs or len(cores), len(todo))
+    pinned = hasattr(os, "sched_setaffinity")  # elsewhere the system shares them out
+    own = sorted(os.sched_getaffinity(0)) if pinned else list(range(cores()))
+    waiting, running = list(todo), {}
+    jobs = min(jobs or len(own), len(todo))
     try:
         while waiting or running:
             for i in range(jobs):
                 if waiting and i not in running:
-                    folder, share = waiting.pop(0), cores[i::jobs] or cores
+                    folder, share = waiting.pop(0), own[i::jobs] or own
                     running[i] = (
                         folder,
                         subprocess.Popen(
@@ -271,7 +219,3 @@ def on_dask(todo: list[Path], address: str) -> Iterator[tuple[Path, str]]:
         }
         for future in as_completed(futures):
             yield futures[future], repr(future.exception() or future.result())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,33 +1,29 @@
-"""Executes the numbered notebooks in order; `ci/tutorial` calls it inside the environment."""
+"""Executes the numbered notebooks in order: `clims tutorial`."""
 
-import argparse
 import ast
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import nbformat
 import papermill
+from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from clims_lib.artifacts import read_json, write_json  # noqa: E402
-from clims_lib.config import PROFILES, Profile, did_you_mean, load_profile  # noqa: E402
-from clims_lib.results.report import render_report  # noqa: E402
-from clims_lib.results.tables import beyond_spread, gather_results, results_table  # noqa: E402
-from clims_lib.stages.clip import missing, runnable  # noqa: E402
+from clims_lib import let_idle_threads_sleep
+from clims_lib.artifacts import read_json, write_json
+from clims_lib.config import PROFILES, ROOT, Profile, did_you_mean, load_profile
+from clims_lib.results.report import render_report
+from clims_lib.results.tables import beyond_spread, gather_results, results_table
+from clims_lib.stages.clip import missing, runnable
 
 REQUIRED = ("PROFILE", "SEED", "OVERRIDES")  # in every notebook's parameters cell
 STATE = "clims_tutorial"  # the executed notebook's metadata that says what it was made from
@@ -50,100 +46,49 @@ class Notebook:
         return [cell.source for cell in self.cells if cell.cell_type == "code"]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    try:
-        prepare_kernels()
-        run(options)
-    except ValueError as error:
-        print(f"ci/tutorial: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("ci/tutorial: interrupted; running it again goes on from here", file=sys.stderr)
-        return 130
-    return 0
+def run(
+    profile: str,
+    overrides: Sequence[str] = (),
+    *,
+    only: Sequence[str] = (),
+    fresh: bool = False,
+    notebooks: Path = ROOT / "notebooks",
+) -> None:
+    """Execute what is not up to date, then gather results.json and report.html.
 
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="ci/tutorial", description=__doc__.split(";")[0] + ".", allow_abbrev=False
-    )
-    parser.add_argument(
-        "--profile",
-        default="mini",
-        help="name in clims_lib/profiles or a .toml file (default: mini)",
-    )
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        metavar="NN",
-        default=[],
-        help="execute only these notebooks, e.g. --only 03 04",
-    )
-    parser.add_argument(
-        "--fresh",
-        action="store_true",
-        help="delete the profile's outputs and make everything again; with --only, "
-        "execute those notebooks again and delete nothing",
-    )
-    parser.add_argument(
-        "-p",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="values",
-        help="set a notebook parameter (SEED=1) or a setting (clims.epochs=2)",
-    )
-    parser.add_argument(
-        "--data-root",
-        type=Path,
-        metavar="FOLDER",
-        help="where the data set is (VOC2012: the folder with JPEGImages); the "
-        "environment's VOC_ROOT says the same",
-    )
-    parser.add_argument(
-        "--notebooks",
-        type=Path,
-        default=ROOT / "notebooks",
-        help="folder of the notebooks (default: notebooks)",
-    )
-    return parser.parse_args(arguments)
-
-
-def run(options: argparse.Namespace) -> None:
-    """Execute what is not up to date, then gather results.json and report.html."""
-    everything = find_notebooks(options.notebooks)
-    chosen = choose(everything, options.only)
-    parameters = read_parameters(options.values, everything)
-    parameters["PROFILE"] = options.profile
-    if options.profile.endswith(".toml"):  # kernels start in the root, not where we are
-        parameters["PROFILE"] = str(Path(options.profile).resolve())
-    profile = load_profile(parameters["PROFILE"], parameters["OVERRIDES"])
-    root = options.data_root or (profile.data.source == "voc" and os.environ.get("VOC_ROOT"))
-    if root:  # a parameter of the notebooks, so that they say which data they saw
-        parameters["OVERRIDES"].append(f"data_root={json.dumps(str(Path(root).resolve()))}")
-        profile = load_profile(parameters["PROFILE"], parameters["OVERRIDES"])
+    profile: a name or the whole path of a .toml file, as kernels start in the root; overrides: its
+    settings and the notebooks' parameters, NAME=VALUE; only: numbers of notebooks, all when empty.
+    Raises TutorialError naming the cell at which a notebook stopped.
+    """
+    prepare_kernels()
+    everything = find_notebooks(notebooks)
+    chosen = choose(everything, only)
+    parameters = read_parameters(overrides, everything) | {"PROFILE": profile}
+    settings = load_profile(profile, parameters["OVERRIDES"])
+    if settings.data.source == "voc" and os.environ.get("VOC_ROOT"):
+        # a parameter of the notebooks, so that they say which data they saw
+        parameters["OVERRIDES"].append(f"data_root={json.dumps(str(settings.data_root))}")
     said: set[str] = set()
-    with locked(profile.outputs):
-        if options.fresh and not options.only:
-            delete(profile.outputs)
-        profile.outputs.mkdir(parents=True, exist_ok=True)
+    with locked(settings.outputs):
+        if fresh and not only:
+            delete(settings.outputs)
+        settings.outputs.mkdir(parents=True, exist_ok=True)
         with tqdm(chosen, desc="notebooks", unit="notebook", position=0) as bar:
             for notebook in bar:
-                absent = missing(profile)  # asked anew: notebook 00 may download it
+                absent = missing(settings)  # asked anew: notebook 00 may download it
                 for what in absent.keys() - said:
                     tqdm.write(f"Cells that need {what} are left out: {absent[what]}")
                 said |= absent.keys()
                 if notebook is not everything[0]:  # it offers to download what is absent
-                    check_pseudo_masks(profile)
+                    check_pseudo_masks(settings)
                 state = state_of(notebook, everything, parameters, absent)
-                executed = profile.outputs / notebook.path.name
-                if is_finished(executed, state) and not options.fresh:
+                executed = settings.outputs / notebook.path.name
+                if is_finished(executed, state) and not fresh:
                     tqdm.write(f"{notebook.path.name}: nothing changed, kept")
                     continue
                 seconds = execute(notebook, executed, parameters, state, absent)
                 tqdm.write(f"{notebook.path.name}: {seconds:.0f} s")
-        gather(profile, whole=not options.only)
+        gather(settings, whole=not only)
 
 
 def check_pseudo_masks(profile: Profile) -> None:
@@ -183,7 +128,7 @@ def assigned_names(source: str) -> frozenset[str]:
     return frozenset(target.id for target in targets if isinstance(target, ast.Name))
 
 
-def choose(notebooks: list[Notebook], only: list[str]) -> list[Notebook]:
+def choose(notebooks: list[Notebook], only: Sequence[str]) -> list[Notebook]:
     """Return the notebooks whose names start with one of the given numbers, in their order."""
     numbers = [notebook.path.name[:2] for notebook in notebooks]
     for number in only:
@@ -194,7 +139,7 @@ def choose(notebooks: list[Notebook], only: list[str]) -> list[Notebook]:
     return [n for n in notebooks if not only or n.path.name[:2] in only]
 
 
-def read_parameters(values: list[str], notebooks: list[Notebook]) -> dict:
+def read_parameters(values: Sequence[str], notebooks: list[Notebook]) -> dict:
     """Return {name: value} for papermill; settings of the profile are gathered in OVERRIDES."""
     names = frozenset().union(*(notebook.parameters for notebook in notebooks))
     settings = {field.name for field in fields(Profile)} - {"name", "seed"}
@@ -387,14 +332,15 @@ def gather(profile: Profile, whole: bool) -> None:
 def locked(outputs: Path) -> Iterator[None]:
     """Keep a second ci/tutorial or ci/sweep from writing into the same folder at the same time."""
     outputs.parent.mkdir(parents=True, exist_ok=True)
-    with open(outputs.with_name(f".{outputs.name}.lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TutorialError(
-                f"another ci/tutorial or ci/sweep is at work in {outputs}"
-            ) from None
+    lock = FileLock(outputs.with_name(f".{outputs.name}.lock"), blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TutorialError(f"another ci/tutorial or ci/sweep is at work in {outputs}") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def prepare_kernels() -> None:
@@ -403,8 +349,7 @@ def prepare_kernels() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # else a kernel of the home folder wins
     os.environ.pop("MPLBACKEND", None)
-    for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("GOMP_SPINCOUNT", "0")):
-        os.environ.setdefault(name, value)  # idle threads sleep: ci/_venv.sh says why
+    let_idle_threads_sleep()
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else each kernel warns on Python 3.11+
 
 
@@ -419,7 +364,3 @@ def delete(outputs: Path) -> None:
         )
     print(f"--fresh: deleting {outputs}")
     shutil.rmtree(outputs)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

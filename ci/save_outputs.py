@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import nbformat
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from run_tutorial import ROOT, STATE, find_notebooks, is_finished, read_parameters, state_of
 
 from clims_lib.config import load_profile

@@ -4,7 +4,6 @@ FOLDER holds the run.json that ci/sweep wrote. The run ends with a results.json 
 beside it; notebooks that an earlier attempt finished are kept.
 """
 
-import fcntl
 import os
 import sys
 import threading
@@ -14,6 +13,9 @@ from pathlib import Path
 PARENT = os.getppid()  # asked before the imports, which take seconds
 os.environ["TQDM_DISABLE"] = "1"  # runs side by side would write bars over each other's
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # wherever a worker starts it
+
+from filelock import FileLock  # noqa: E402
 from run_tutorial import choose, execute, find_notebooks, is_finished, prepare_kernels, state_of  # noqa: E402
 from sweep_table import FAILED, RESULTS, RUN, status_of  # noqa: E402
 
@@ -24,11 +26,10 @@ from clims_lib.stages.clip import missing  # noqa: E402
 
 
 def main(folder: Path, cores: str = "") -> None:
-    if cores:  # the stages and torch use as many cores as they may
+    if cores and hasattr(os, "sched_setaffinity"):  # stages and torch use as many as they may
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
     threading.Thread(target=end_with_parent, daemon=True).start()
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a cluster's worker may be at it for a sweep now dead
+    with FileLock(folder / ".lock"):  # a cluster's worker may be at it for a sweep now dead
         if status_of(folder) != "finished":
             run_notebooks(folder, read_json(folder / RUN))
 

@@ -23,6 +23,13 @@ def device_of(profile: Profile) -> torch.device:
     return torch.device(auto if profile.device == "auto" else profile.device)
 
 
+def cores() -> int:
+    """How many cores this process may use; where the system does not say, how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def fits(device: torch.device, advice: str) -> Iterator[None]:
     """Turn a GPU's running out of memory into a RuntimeError that says which setting to lower."""
@@ -38,8 +45,7 @@ def side_by_side(stage: Callable[[Profile, str], Path], profile: Profile, names:
     Small networks keep one core busy, not two: two trainings of one thread each are done sooner
     than one after the other. On a GPU they take turns. What is finished stays when another fails.
     """
-    cores = len(os.sched_getaffinity(0))
-    jobs = 1 if device_of(profile).type == "cuda" else min(profile.jobs, cores, len(names))
+    jobs = 1 if device_of(profile).type == "cuda" else min(profile.jobs, cores(), len(names))
     if jobs == 1:
         for name in names:
             stage(profile, name)
@@ -49,7 +55,7 @@ def side_by_side(stage: Callable[[Profile, str], Path], profile: Profile, names:
     spawn = multiprocessing.get_context("spawn")  # forking a process with torch threads can hang
     try:
         with ProcessPoolExecutor(
-            jobs, spawn, initializer=torch.set_num_threads, initargs=(cores // jobs,)
+            jobs, spawn, initializer=torch.set_num_threads, initargs=(cores() // jobs,)
         ) as pool:
             work = [pool.submit(stage, profile, name) for name in names]
             for future in tqdm(as_completed(work), total=len(work), desc=", ".join(names)):

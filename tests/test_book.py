@@ -18,6 +18,8 @@ for package in ("sphinx", "myst_nb", "furo"):
 
 import run_book  # noqa: E402
 
+from clims_lib.__main__ import main  # noqa: E402
+
 PHONE = {"width": 390, "height": 844}
 LOOK = """() => ({
     width: document.documentElement.scrollWidth,
@@ -35,13 +37,15 @@ def site(root, tmp_path_factory):
     """The site of two notebooks of the tiny profile, the others as they are committed."""
 
     def run(*command):
-        return subprocess.run([sys.executable, *command], cwd=root, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-m", "clims_lib", *command], cwd=root, capture_output=True, text=True
+        )
 
     numbers = [name[:2] for name in EXECUTED]
-    tutorial = run("ci/run_tutorial.py", "--profile", "tiny", "--only", *numbers)
+    tutorial = run("tutorial", "--profile", "tiny", "--only", *numbers)
     assert tutorial.returncode == 0, tutorial.stderr
     folder = tmp_path_factory.mktemp("book") / "site"
-    book = run("ci/run_book.py", "--profile", "tiny", "--out", folder)
+    book = run("book", "--profile", "tiny", "--out", folder)
     assert (book.returncode, book.stderr) == (0, "")  # Sphinx has nothing to complain about
     return folder
 
@@ -152,8 +156,8 @@ def test_what_lives_in_a_running_notebook_is_left_out():
 
 def test_only_a_site_is_replaced(tmp_path, capsys):
     (tmp_path / "holiday.txt").touch()
-    assert run_book.main(["--out", str(tmp_path)]) == 1
+    assert main(["book", "--out", str(tmp_path)]) == 1
     assert "delete it yourself or choose another folder" in capsys.readouterr().err
     assert (tmp_path / "holiday.txt").exists()
-    assert run_book.main(["--profile", "minni"]) == 1
+    assert main(["book", "--profile", "minni"]) == 1
     assert "no profile 'minni'; did you mean mini?" in capsys.readouterr().err

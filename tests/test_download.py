@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from clims_lib.__main__ import main
 from clims_lib.data import download
-from clims_lib.data.download import SOURCES, Source, check_space, fetch, get_voc2012, main, unpack
+from clims_lib.data.download import SOURCES, Source, check_space, fetch, get_voc2012, unpack
 from clims_lib.data.sbd import add_sbd
 from clims_lib.data.voc import list_names, read_mask, write_mask
 
@@ -191,7 +192,7 @@ def test_space_is_said_beforehand(tmp_path, monkeypatch, capsys):
     (tmp_path / "downloads" / "sbd.tgz").write_text("there, but not unpacked")
     assert "1 MB to download, 21 MB on disk" in check_space(tmp_path, sources)
     monkeypatch.setitem(SOURCES, "voc", SOURCES["voc"]._replace(megabytes=10**9))
-    assert main(["voc2012", "--data-root", str(tmp_path / "new")]) == 1
+    assert main(["download", "voc2012", "--data-root", str(tmp_path / "new")]) == 1
     assert "choose another disk with --data-root" in capsys.readouterr().err
 
 

@@ -7,13 +7,12 @@ from conftest import profile_of
 from PIL import Image
 
 from clims_lib import deeplab
+from clims_lib.__main__ import main
 from clims_lib.config import load_profile
 from clims_lib.data.splits import make_data, read_split
-from clims_lib.data.submission import main as pack
 from clims_lib.data.voc import ground_names, list_names, read_mask, write_mask
 from clims_lib.stages import semi_supervised
 from clims_lib.stages.measures import around, leaks, measure_masks
-from clims_lib.stages.segment import main as segment
 
 
 def test_a_ring_is_what_is_near_and_not_the_thing():
@@ -91,13 +90,14 @@ def test_pictures_without_labels_are_segmented_and_packed(small_voc, tmp_path, c
     ]
     overrides = [word for s in settings for word in ("-p", s)]
     for method in ("deeplab_cam", "supervised"):
-        assert segment([method, "--profile", "voc2012_smoke", *overrides]) == 0
+        assert main(["segment", method, "--profile", "voc2012_smoke", *overrides]) == 0
         folder = capsys.readouterr().out.strip()
         assert [Image.open(f"{folder}/t{i}.png").size for i in (0, 1)] == [(30, 17), (9, 32)]
-        assert pack([folder, "--root", str(small_voc), "--out", str(tmp_path / "a.tgz")]) == 0
+        out = ["--out", str(tmp_path / "a.tgz")]
+        assert main(["submission", folder, "--root", str(small_voc), *out]) == 0
         assert (tmp_path / "a.tgz").is_file()
         capsys.readouterr()
-    assert segment(["deeplab_clim", "--profile", "voc2012_smoke", *overrides]) == 1
+    assert main(["segment", "deeplab_clim", "--profile", "voc2012_smoke", *overrides]) == 1
     assert "no method 'deeplab_clim'; did you mean deeplab_cam?" in capsys.readouterr().err
 
 

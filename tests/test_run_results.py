@@ -4,8 +4,9 @@ import os
 
 import pytest
 import run_results
-from run_results import combine, main, measure_seeds
+from run_results import combine, measure_seeds
 
+from clims_lib.__main__ import main
 from clims_lib.artifacts import read_json
 
 
@@ -63,17 +64,17 @@ def test_combined_rows_are_sorted_and_rounded(monkeypatch):
 
 def test_table_is_written_whole(fake, tmp_path, capsys):
     out = tmp_path / "mini.json"
-    assert main(["--profile", "tiny", "--out", str(out)]) == 0
+    assert main(["results", "--profile", "tiny", "--out", str(out)]) == 0
     methods = [row["method"] for row in read_json(out)["rows"]]
     assert methods == ["cam"] * 3 + ["clims_whole_pictures"]  # the corpora on the first seed only
     assert "cam 40.3 ± 0.3" in " ".join(capsys.readouterr().out.split())
     out.unlink()
-    assert main(["--profile", "tiny", "--seeds", "0", "13", "--out", str(out)]) == 1
+    assert main(["results", "--profile", "tiny", "--seeds", "0", "13", "--out", str(out)]) == 1
     assert not out.exists()
 
 
 def test_bad_options(capsys):
-    assert main(["--profile", "minni"]) == 1
+    assert main(["results", "--profile", "minni"]) == 1
     assert "did you mean mini?" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main(["--jobs", "0"])
+        main(["results", "--jobs", "0"])

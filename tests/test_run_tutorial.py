@@ -8,10 +8,10 @@ import nbformat
 import pytest
 import run_tutorial
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from run_tutorial import main
 from save_outputs import is_bar, save_outputs
 from tqdm import tqdm
 
+from clims_lib.__main__ import main
 from clims_lib.artifacts import read_json
 from clims_lib.config import load_profile
 
@@ -61,7 +61,8 @@ def toy(tmp_path):
     (tmp_path / "toy.toml").write_text(repr(profile))
 
     def run(*more):
-        return main(["--notebooks", str(folder), "--profile", str(tmp_path / "toy.toml"), *more])
+        profile = str(tmp_path / "toy.toml")
+        return main(["tutorial", "--notebooks", str(folder), "--profile", profile, *more])
 
     run.folder, run.out, run.log = folder, tmp_path / "out", tmp_path / "log.txt"
     run.lines = lambda: run.log.read_text().splitlines()
@@ -147,7 +148,7 @@ def test_unknown_options_and_profiles(toy, capsys):
     with pytest.raises(SystemExit) as stopped:
         toy("--frsh")
     assert stopped.value.code == 2 and "--frsh" in capsys.readouterr().err
-    assert main(["--notebooks", str(toy.folder), "--profile", "minni"]) == 1
+    assert main(["tutorial", "--notebooks", str(toy.folder), "--profile", "minni"]) == 1
     assert "no profile 'minni'; did you mean mini?" in capsys.readouterr().err
 
 

@@ -44,7 +44,7 @@ def test_a_list_of_another_length_is_refused(small_voc):
 
 
 def test_no_data_set_says_how_to_get_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match="--data-root.*VOC_ROOT.*clims_lib.data.download"):
+    with pytest.raises(FileNotFoundError, match="--data-root.*VOC_ROOT.*clims download"):
         make_data(profile_of(tmp_path / "nothing"))
 
 
@@ -61,7 +61,7 @@ def test_without_clips_weights_everything_else_runs(small_voc):
     assert set(absent) == {"clip", "grounds"} and "ViT-B-32.pt" in absent["clip"]
     assert runnable(profile, ("cam", "clims", "puzzle_cam", "cct_clims")) == ["cam", "puzzle_cam"]
     assert runnable(profile, ("clip", "clip_finetuned")) == []
-    with pytest.raises(FileNotFoundError, match="clims_lib.data.download weights"):
+    with pytest.raises(FileNotFoundError, match="clims download weights"):
         make_clip(profile)
     (small_voc.parent / "weights").mkdir()
     (small_voc.parent / "weights" / "ViT-B-32.pt").write_bytes(b"here")

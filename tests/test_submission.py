@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clims_lib.data.submission import main, write_submission
+from clims_lib.__main__ import main
+from clims_lib.data.submission import write_submission
 from clims_lib.data.voc import write_mask
 
 SIZES = {"2008_000001": (50, 37), "2008_000002": (37, 50), "2011_000003": (1, 1)}
@@ -58,7 +59,8 @@ def test_what_the_server_would_reject_is_refused(voc, tmp_path, capsys):
     path.write_bytes(good)
     with pytest.raises(ValueError, match="comp5 or comp6"):
         write_submission(masks, voc, out, competition="comp3")
-    assert main([str(masks), "--root", str(voc), "--split", "val", "--out", str(out)]) == 1
+    command = ["submission", str(masks), "--root", str(voc), "--out", str(out)]
+    assert main([*command, "--split", "val"]) == 1
     assert "lists that exist: test" in capsys.readouterr().err
-    assert main([str(masks), "--root", str(voc), "--out", str(out)]) == 0
+    assert main(command) == 0
     assert out.is_file()

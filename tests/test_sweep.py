@@ -15,9 +15,10 @@ import pytest
 import run_sweep
 import run_tutorial
 import sweep_table
-from run_sweep import main, plan
+from run_sweep import plan
 from test_run_tutorial import keep_environment, write_notebook  # noqa: F401
 
+from clims_lib.__main__ import main
 from clims_lib.config import load_profile
 from clims_lib.stages.measures import measure
 
@@ -55,7 +56,7 @@ def toy(tmp_path):
         return path
 
     def run(path, *more):
-        return main([str(path), "--notebooks", str(tmp_path), *more])
+        return main(["sweep", str(path), "--notebooks", str(tmp_path), *more])
 
     run.grid, run.place, run.sweeps = grid, tmp_path, tmp_path / "out_sweeps"
     run.plan = lambda text: plan(grid(text), tmp_path)
@@ -207,12 +208,13 @@ def test_failed_runs_are_listed_and_run_again_alone(toy, capfd):
 
 
 @pytest.mark.slow
-def test_killed_it_loses_no_finished_run(toy):
+def test_killed_it_loses_no_finished_run(toy, root):
     grid = toy.grid("SEED = [0, 1, 2]")
     (toy.place / "wait1").touch()
     process = subprocess.Popen(
-        [sys.executable, run_sweep.__file__, grid, "--notebooks", toy.place, "--jobs", "1"],
+        [sys.executable, "-m", "clims_lib", "sweep", grid, "--notebooks", toy.place, "--jobs", "1"],
         start_new_session=True,
+        cwd=root,
     )
     deadline = time.monotonic() + 900  # a loaded machine imports torch for a minute
     while not (toy.place / "log.txt").exists() or "1" not in toy.log():
@@ -272,7 +274,7 @@ def test_real_runs_share_what_is_trained(tmp_path):
     profile.write_text(repr(load_profile("tiny", [f"outputs={tmp_path / 'out'}"])))
     grid = tmp_path / "grid.toml"
     grid.write_text(f'profile = "{profile}"\nonly = ["03"]\n[grid]\nlosses.cbs = [0, 8]\n')
-    assert main([str(grid)]) == 0
+    assert main(["sweep", str(grid)]) == 0
     table = pandas.read_csv(tmp_path / "out_sweeps/grid/sweep.csv")
     assert list(table["losses.cbs"]) == [0, 8]
     for row in table.to_dict("records"):

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from clims_lib import batches, objectives, training
+from clims_lib.__main__ import main
 from clims_lib.artifacts import load_tensors, read_json
 from clims_lib.cam import CAMNet
 from clims_lib.config import load_profile
 from clims_lib.devices import ALONE
+from clims_lib.stages.all_gpus import train_here, train_on_all_gpus
 from clims_lib.stages.networks import new_network, train_cam
-from clims_lib.train import main, train_here, train_on_all_gpus
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -121,7 +122,7 @@ def test_two_processes_train_the_network_of_one(tmp_path):
         f"data_root={tmp_path}/data",
     ]
     one, two = ([*settings, f"outputs={tmp_path}/{name}"] for name in ("one", "two"))
-    assert main(["cam", "--profile", "tiny", *(w for o in one for w in ("-p", o))]) == 0
+    assert main(["train", "cam", "--profile", "tiny", *(w for o in one for w in ("-p", o))]) == 0
     command = [
         sys.executable,
         "-m",
@@ -136,7 +137,8 @@ def test_two_processes_train_the_network_of_one(tmp_path):
         "--dynamo_backend",
         "no",
         "-m",
-        "clims_lib.train",
+        "clims_lib",
+        "train",
         "cam",
         "--profile",
         "tiny",

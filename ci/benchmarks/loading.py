@@ -9,7 +9,6 @@ process reads this file before it starts.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
@@ -106,10 +105,11 @@ def waiting_of_clip(profile, steps: int = 150) -> dict:
 
 def drawing() -> list[dict]:
     """Scenes a second, the processes' start included."""
+    from clims_lib.devices import cores
     from clims_lib.miniworld import world
 
     rows = []
-    for processes in (1, len(os.sched_getaffinity(0))):
+    for processes in (1, cores()):
         for count in (500, 4000):
             started = time.perf_counter()
             world.make_corpus(7, count, processes=processes)

@@ -6,7 +6,6 @@ Machines are noisy and drift; a ratio of two calls that stand next to each other
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import sys
@@ -20,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from clims_lib.artifacts import write_json  # noqa: E402
+from clims_lib.devices import cores  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -53,7 +53,7 @@ def pair(ours: Callable[[], object], peer: Callable[[], object], rounds: int = 5
 def keep(name: str, rows: list[dict], command: str) -> None:
     """Print the rows and write them to results/<name>.json with the machine they are from."""
     where = {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "machine": platform.machine(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Fetch what the voc2012 profile needs: python -m clims_lib.data.download voc2012
+"""Fetch what the voc2012 profile needs: clims download voc2012
 
 PASCAL VOC2012 and SBD from where torchvision finds them, CLIP from where `clip` does, ResNet-50
 from torchvision's weights. A broken download goes on where it stopped; nothing is used before its
@@ -7,10 +7,8 @@ checksum is right; archives are unpacked beside and then renamed.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import shutil
-import sys
 import tarfile
 import urllib.error
 import urllib.request
@@ -191,32 +189,3 @@ def check_space(data_root: Path, sources: dict[str, Source] = SOURCES) -> str:
             "choose another disk with --data-root"
         )
     return f"{said} ({free:,} MB are free at {data_root})"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m clims_lib.data.download",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "what", choices=["voc2012", "weights"], help="weights: CLIP and ResNet-50 only"
-    )
-    parser.add_argument("--data-root", type=Path, default=Path("data"), help="default: data")
-    options = parser.parse_args(arguments)
-    try:
-        if options.what == "voc2012":
-            print(get_all(options.data_root))
-        else:
-            print(*get_weights(options.data_root), sep="\n")
-    except (ValueError, ConnectionError) as error:
-        print(f"download: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("download: interrupted; run it again and it goes on", file=sys.stderr)
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -37,7 +37,7 @@ def make_data(profile: Profile) -> Path:
     if not (root / "JPEGImages").is_dir():
         raise FileNotFoundError(
             f"no VOC-layout data set at {root}: give its folder with ci/tutorial --data-root or "
-            "VOC_ROOT, or fetch VOC2012 with python -m clims_lib.data.download voc2012"
+            "VOC_ROOT, or fetch VOC2012 with clims download voc2012"
         )
     return root
 

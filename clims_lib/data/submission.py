@@ -1,6 +1,6 @@
 """The archive that PASCAL VOC's evaluation server takes: the only way to a number on VOC test.
 
-    python -m clims_lib.data.submission outputs/voc2012/segmentations --root data/VOC2012
+    clims submission outputs/voc2012/segmentations --root data/VOC2012
 
 writes results/VOC2012/Segmentation/comp6_test_cls/<id>.png, one palette picture for every picture
 of the list and of its size, into one .tgz. An incomplete or ill-fitting one is refused here.
@@ -8,9 +8,7 @@ of the list and of its size, into one .tgz. An incomplete or ill-fitting one is 
 
 from __future__ import annotations
 
-import argparse
 import io
-import sys
 import tarfile
 from pathlib import Path
 
@@ -76,35 +74,3 @@ def _encoded(path: Path, picture: Path, classes: int) -> bytes:
     buffer = io.BytesIO()
     mask_picture(mask).save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m clims_lib.data.submission",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("masks", type=Path, help="folder of <id>.png")
-    parser.add_argument("--root", type=Path, required=True, help="VOC-layout folder")
-    parser.add_argument("--split", default="test", help="default: test")
-    parser.add_argument("--competition", default="comp6", choices=["comp5", "comp6"])
-    parser.add_argument("--out", type=Path, default=Path("submission.tgz"))
-    options = parser.parse_args(arguments)
-    try:
-        print(
-            write_submission(
-                options.masks,
-                options.root,
-                options.out,
-                split=options.split,
-                competition=options.competition,
-            )
-        )
-    except ValueError as error:
-        print(f"submission: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

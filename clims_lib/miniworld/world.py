@@ -11,7 +11,6 @@ import ast
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -266,11 +265,11 @@ def _spread(make: Callable, tasks: Iterable, processes: int | None, title: str) 
     """make(task) for every task, in order, on several processes, with a progress bar."""
     tasks = list(tasks)
     if processes is None:
-        processes = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else (os.cpu_count() or 1)
-        )
+        from clims_lib.devices import (
+            cores,
+        )  # brings torch, which a drawing process need not wait for
+
+        processes = cores()
     if processes < 1:
         raise ValueError(f"processes must be at least 1, not {processes}")
     if processes == 1 or len(tasks) < 200:  # starting processes would take longer

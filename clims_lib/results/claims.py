@@ -5,12 +5,10 @@ A claim compares two rows of one seed, so its mean and spread are those of the s
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable
 
-from clims_lib.config import load_profile
 from clims_lib.oracle import TERMS
-from clims_lib.results.tables import headline_of, mean_spread, read_committed
+from clims_lib.results.tables import headline_of, mean_spread
 
 PAIRS = ("railroad->train", "water->boat")
 
@@ -131,17 +129,3 @@ def claims_table(tested: Iterable[dict]) -> str:
         f"{a.ljust(widths[0])}  {b.rjust(widths[1])}  {c.rjust(widths[2])}  {d}".rstrip()
         for a, b, c, d in lines
     )
-
-
-def main() -> None:
-    """Print the committed table's claims: python -m clims_lib.results.claims"""
-    parser = argparse.ArgumentParser(
-        prog="python -m clims_lib.results.claims", description=main.__doc__
-    )
-    parser.add_argument("--profile", default="mini", help="default: mini")
-    profile = load_profile(parser.parse_args().profile)
-    print(claims_table(claims(read_committed(profile), read_committed(profile, "zero_shot"))))
-
-
-if __name__ == "__main__":
-    main()

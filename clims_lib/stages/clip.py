@@ -117,7 +117,7 @@ def find_clip(profile: Profile) -> Path:
     source = SOURCES.get(name)
     path = profile.weights / source.filename if source else ROOT / name
     if not path.is_file():
-        how = f"python -m clims_lib.data.download weights --data-root {profile.weights.parent}"
+        how = f"clims download weights --data-root {profile.weights.parent}"
         raise FileNotFoundError(
             f"CLIP's weights are not here: {path}. Fetch them with {how}"
             + (f", or put {source.url} there" if source else "")

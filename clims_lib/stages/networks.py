@@ -76,9 +76,8 @@ def load_imagenet(backbone: torch.nn.Module, weights: Path) -> None:
     path = weights / source.filename
     if not path.is_file():
         raise FileNotFoundError(
-            f"ImageNet's ResNet-50 is not here: {path}. Fetch it with "
-            "python -m clims_lib.data.download weights --data-root "
-            f"{weights.parent}, or put {source.url} there"
+            f"ImageNet's ResNet-50 is not here: {path}. Fetch it with clims download weights "
+            f"--data-root {weights.parent}, or put {source.url} there"
         )
     state = torch.load(path, map_location="cpu", weights_only=True)
     backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})

@@ -1,26 +1,17 @@
-"""Train one CAM network, on one process or on many:
-
-    python -m clims_lib.train clims --profile voc2012
-    accelerate launch --num_processes 4 -m clims_lib.train clims --profile voc2012
-
-What it needs (baseline, finetuned CLIP) is trained first when it is not there. Notebooks find the
-result. Several nodes: see `accelerate launch --help`.
-"""
+"""Train one CAM network on several GPUs, started by `accelerate launch` or from a notebook."""
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
-from clims_lib.config import Profile, load_profile
+from clims_lib.config import Profile
 from clims_lib.devices import ALONE, Team
-from clims_lib.stages.networks import METHODS, train_cam
+from clims_lib.stages.networks import train_cam
 
 
 def here(profile: Profile) -> Team:
@@ -54,32 +45,3 @@ def train_on_all_gpus(profile: Profile, methods: Iterable[str]) -> None:
 
     for method in methods:
         notebook_launcher(train_here, (profile, method), num_processes=count)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m clims_lib.train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("method", choices=METHODS)
-    parser.add_argument("--profile", default="mini", help="name or .toml file (default: mini)")
-    parser.add_argument(
-        "-p",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="overrides",
-        help="a setting, e.g. clims.epochs=2",
-    )
-    options = parser.parse_args(arguments)
-    try:
-        print(train_here(load_profile(options.profile, options.overrides), options.method))
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        print(f"clims_lib.train: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
