@@ -6,7 +6,7 @@ A grid is a TOML file, say weights.toml:
     only = ["03"]                       # the notebooks of a run; without this line all of them
     [grid]                              # each combination is one run
     SEED = [0, 1, 2]                    # a parameter of the notebooks
-    losses.cbs = [0.0, 8.0, 16.0]       # a setting of the profile; of prompts, a list of lists
+    losses.weights.cbs = [0.0, 8.0]     # a setting of the profile; of prompts, a list of lists
 
 `ci/sweep weights.toml` then writes outputs/mini_sweeps/weights/: sweep.csv (and sweep.parquet) with
 a row a run, and for each run a folder with its executed notebooks, figures and results.json. Runs
@@ -50,6 +50,7 @@ from clims_lib.artifacts import key_of, write_json
 from clims_lib.config import Profile, load_profile
 from clims_lib.data.splits import make_data
 from clims_lib.devices import device_of
+from clims_lib.losses import check_weights
 
 # Folders in a profile's outputs that the runs share: all that `artifact` names by a key.
 SHARED = ("weights", "splits", "cams", "thresholds", "pseudo_masks", "segmentations", "measured")
@@ -116,6 +117,7 @@ def plan(grid: Path, notebooks: Path) -> dict[Path, dict]:
         parameters = {"PROFILE": profile} | read_parameters(texts, chosen)
         overrides = parameters["OVERRIDES"]
         settings = load_profile(profile, overrides)
+        check_weights(settings.losses.weights)
         given = {n: v for n, v in parameters.items() if n not in ("PROFILE", "OVERRIDES")}
         key = key_of([repr(settings), given, [n.path.name for n in chosen]])  # 8 and 8.0 are one
         folder = root / f"run-{key}"

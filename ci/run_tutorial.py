@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from clims_lib.artifacts import read_json, write_json  # noqa: E402
-from clims_lib.config import PROFILES, Profile, did_you_mean, load_profile  # noqa: E402
+from clims_lib.config import Profile, did_you_mean, load_profile  # noqa: E402
+from clims_lib.losses import check_weights  # noqa: E402
 from clims_lib.results.report import render_report  # noqa: E402
 from clims_lib.results.tables import beyond_spread, gather_results, results_table  # noqa: E402
 from clims_lib.stages.clip import missing, runnable  # noqa: E402
@@ -119,6 +120,7 @@ def run(options: argparse.Namespace) -> None:
     if options.profile.endswith(".toml"):  # kernels start in the root, not where we are
         parameters["PROFILE"] = str(Path(options.profile).resolve())
     profile = load_profile(parameters["PROFILE"], parameters["OVERRIDES"])
+    check_weights(profile.losses.weights)  # now, not when the first notebook uses them
     root = options.data_root or (profile.data.source == "voc" and os.environ.get("VOC_ROOT"))
     if root:  # a parameter of the notebooks, so that they say which data they saw
         parameters["OVERRIDES"].append(f"data_root={json.dumps(str(Path(root).resolve()))}")
@@ -241,17 +243,15 @@ def state_of(
     correcting a sentence executes one notebook.
     """
     before = [n for n in notebooks if n.path.name < notebook.path.name]
-    profile = parameters["PROFILE"]
-    profile_file = Path(profile) if profile.endswith(".toml") else PROFILES / f"{profile}.toml"
     files = [
         *sorted((ROOT / "clims_lib").rglob("*.py")),
-        profile_file,
         *sorted((ROOT / "data" / "results").glob("*.json")),
     ]
     parts = [
         [(cell.cell_type, cell.source) for cell in notebook.cells],
         [n.code for n in before],
         [parameters_of(n, parameters) for n in [*before, notebook]],
+        repr(load_profile(parameters["PROFILE"])),  # what it extends included
         [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files],
         sorted(absent),
     ]

@@ -179,7 +179,7 @@ def test_cells_that_need_what_is_absent_say_so():
 
 
 def test_pseudo_masks_that_need_absent_weights_are_told_before_hours_of_training():
-    absent = ["clip.checkpoint=nowhere.pt", "pseudo.method=clims_walk"]
+    absent = ["clip_checkpoint=nowhere.pt", "pseudo.method=clims_walk"]
     with pytest.raises(run_tutorial.TutorialError) as error:
         run_tutorial.check_pseudo_masks(load_profile("voc2012_smoke", absent))
     assert "clims_walk, but CLIP's weights are not here" in str(error.value)

@@ -1,4 +1,4 @@
-"""Loss explorer: a mask grows over one picture, and the four terms say what they think of it.
+"""Loss explorer: a mask grows over one picture, and the loss terms say what they think of it.
 
 Notebook 02 shows it. The mask is made from the true one, so this is for looking, not for training.
 """
@@ -20,10 +20,15 @@ from clims_lib.devices import device_of
 from clims_lib.explore.cases import Case, Cases
 from clims_lib.explore.html import bars, heat_table, side_by_side
 from clims_lib.explore.panel import Panel, View, pickers, slider
-from clims_lib.oracle import TERMS
 from clims_lib.stages.clip import clip_texts, finetune_clip
 from clims_lib.stages.networks import loss_weights
 
+ASKED = {  # by each term
+    "otm": "is it in?",
+    "btm": "is some left?",
+    "cbs": "is ground in?",
+    "reg": "how large?",
+}
 Measure = Callable[[Case, Tensor], dict]
 
 
@@ -91,7 +96,7 @@ def open_judge(profile: Profile) -> tuple[Measure, object]:
         )
         behind = seen[2][0, k]
         return {
-            "terms": {n: w * terms[n].item() for n, w in zip(TERMS, weights, strict=True)},
+            "terms": {n: weights.get(n, 0.0) * v.item() for n, v in terms.items()},
             "sum": total.item(),
             "object": seen[0][0, k].item(),
             "rest": seen[1][0, k].item(),
@@ -148,13 +153,10 @@ def loss_explorer(profile: Profile) -> Panel:
         case, parts, most = opened(picture, klass)
         mask = growing_mask(parts, t)
         found, (image, small) = measure(case, mask), cut(model, case, mask)
-        asked = {
-            "OTM: is it in?": "otm",
-            "BTM: is some left?": "btm",
-            "CBS: is ground in?": "cbs",
-            "REG: how large?": "reg",
+        terms = {
+            f"{name.upper()}: {ASKED.get(name, 'how much?')}": value
+            for name, value in found["terms"].items()
         }
-        terms = {name: found["terms"][term] for name, term in asked.items()}
         said = {
             f"object image and “{klass}”": found["object"],
             f"rest image and “{klass}”": found["rest"],

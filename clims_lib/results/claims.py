@@ -9,10 +9,10 @@ import argparse
 from collections.abc import Iterable
 
 from clims_lib.config import load_profile
+from clims_lib.losses import TERMS
 from clims_lib.results.tables import headline_of, mean_spread, read_committed
 
 PAIRS = ("railroad->train", "water->boat")
-TERMS = ("otm", "btm", "cbs", "reg")
 
 
 def claims(rows: Iterable[dict], zero_shot: Iterable[dict] = (), split: str = "") -> list[dict]:
