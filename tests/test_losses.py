@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from clims_lib import losses, oracle
+from clims_lib.config import load_profile
 from clims_lib.losses import area_loss, btm_loss, cbs_loss, clims_loss, cut_out, otm_loss
 from clims_lib.losses import similarities as measure
 from clims_lib.stages import networks
@@ -43,6 +44,8 @@ def test_the_sum_weighs_the_terms():
     assert area_loss(cams).item() == pytest.approx(0.25)
     by_hand = 10 * terms["otm"] + 24 * terms["btm"] + 1.5 * math.log(2) + 0.2 * 0.25
     assert total.item() == pytest.approx(by_hand.item(), rel=1e-6)
+    plain = 10.0 * terms["otm"] + 24.0 * terms["btm"] + 1.0 * terms["cbs"] + 0.2 * terms["reg"]
+    assert torch.equal(total, plain)
     backwards = dict(reversed(PAPER.items()))  # the order is that of the terms: the same bits
     assert torch.equal(clims_loss(S, S, background, cams, LABELS, weights=backwards)[0], total)
     only, all_terms = clims_loss(S, S, background, cams, LABELS, weights={"reg": 4.0})
@@ -55,6 +58,15 @@ def test_a_weight_of_no_term_is_refused():
         clims_loss(*measured, weights=PAPER | {"cbz": 1.0})
     with pytest.raises(ValueError, match="no term has a weight; known: otm, btm, cbs, reg"):
         clims_loss(*measured, weights={})
+
+
+def test_weights_come_from_the_profile():
+    profile = load_profile("mini", ["losses.weights.otm=3"])
+    assert networks.loss_weights(profile) == {"otm": 3.0, "btm": 18.0, "cbs": 8.0, "reg": 180.0}
+    without = networks.loss_weights(profile, "clims_no_cbs")
+    assert without == {"otm": 3.0, "btm": 18.0, "cbs": 0.0, "reg": 180.0}
+    with pytest.raises(ValueError, match="no loss term 'rge'; did you mean reg"):
+        networks.loss_weights(load_profile("mini", ["losses.weights.rge=1"]))
 
 
 def test_a_fifth_term_is_one_entry(monkeypatch):

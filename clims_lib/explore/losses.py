@@ -23,13 +23,13 @@ from clims_lib.explore.panel import Panel, View, pickers, slider
 from clims_lib.stages.clip import clip_texts, finetune_clip
 from clims_lib.stages.networks import loss_weights
 
-ASKED = {  # by each term
-    "otm": "is it in?",
-    "btm": "is some left?",
-    "cbs": "is ground in?",
-    "reg": "how large?",
-}
+ASKED = {"otm": "is it in?", "btm": "is some left?", "cbs": "is ground in?", "reg": "how large?"}
 Measure = Callable[[Case, Tensor], dict]
+
+
+def question(term: str) -> str:
+    """What a term asks, for a plot: "otm" -> "OTM: is it in?"."""
+    return f"{term.upper()}: {ASKED.get(term, 'how much?')}"
 
 
 def growing_mask(parts: Sequence[Tensor], t: float) -> Tensor:
@@ -153,10 +153,7 @@ def loss_explorer(profile: Profile) -> Panel:
         case, parts, most = opened(picture, klass)
         mask = growing_mask(parts, t)
         found, (image, small) = measure(case, mask), cut(model, case, mask)
-        terms = {
-            f"{name.upper()}: {ASKED.get(name, 'how much?')}": value
-            for name, value in found["terms"].items()
-        }
+        terms = {question(name): value for name, value in found["terms"].items()}
         said = {
             f"object image and “{klass}”": found["object"],
             f"rest image and “{klass}”": found["rest"],
