@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> int:
 def without_clip(run: list[str], checkpoint: Path, outputs: Path) -> int:
     """All notebooks again, CLIP's weights being absent: what does not need them is measured."""
     settings = {
-        "clip.checkpoint": str(checkpoint),
+        "clip_checkpoint": str(checkpoint),
         "outputs": str(outputs),
         "pseudo.method": "cam_walk",
     }

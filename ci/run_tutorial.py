@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from clims_lib import let_idle_threads_sleep
 from clims_lib.artifacts import read_json, write_json
-from clims_lib.config import PROFILES, ROOT, Profile, did_you_mean, load_profile
+from clims_lib.config import ROOT, Profile, did_you_mean, load_profile
+from clims_lib.losses import check_weights
 from clims_lib.results.report import render_report
 from clims_lib.results.tables import beyond_spread, gather_results, results_table
 from clims_lib.stages.clip import missing, runnable
@@ -65,6 +66,7 @@ def run(
     chosen = choose(everything, only)
     parameters = read_parameters(overrides, everything) | {"PROFILE": profile}
     settings = load_profile(profile, parameters["OVERRIDES"])
+    check_weights(settings.losses.weights)  # now, not when the first notebook uses them
     if settings.data.source == "voc" and os.environ.get("VOC_ROOT"):
         # a parameter of the notebooks, so that they say which data they saw
         parameters["OVERRIDES"].append(f"data_root={json.dumps(str(settings.data_root))}")
@@ -186,17 +188,15 @@ def state_of(
     correcting a sentence executes one notebook.
     """
     before = [n for n in notebooks if n.path.name < notebook.path.name]
-    profile = parameters["PROFILE"]
-    profile_file = Path(profile) if profile.endswith(".toml") else PROFILES / f"{profile}.toml"
     files = [
         *sorted((ROOT / "clims_lib").rglob("*.py")),
-        profile_file,
         *sorted((ROOT / "data" / "results").glob("*.json")),
     ]
     parts = [
         [(cell.cell_type, cell.source) for cell in notebook.cells],
         [n.code for n in before],
         [parameters_of(n, parameters) for n in [*before, notebook]],
+        repr(load_profile(parameters["PROFILE"])),  # what it extends included
         [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files],
         sorted(absent),
     ]

@@ -50,7 +50,7 @@ def read_grid(path: Path) -> tuple[str, list[str], dict[str, list]]:
 
 
 def flat(table: dict, prefix: str = "") -> dict:
-    """{"losses": {"cbs": [...]}} -> {"losses.cbs": [...]}: TOML reads a dotted key as a table."""
+    """{"clims": {"lr": [...]}} -> {"clims.lr": [...]}: TOML reads a dotted key as a table."""
     found = {}
     for key, value in table.items():
         name = prefix + key

@@ -1,11 +1,14 @@
 """Profiles: TOML files read into frozen dataclasses, one per stage.
 
-A new setting is one line in a dataclass of settings.py and one line in each file of `profiles/`.
+A profile may say `extends = "mini"` (a name in `profiles/`, or the path of a .toml from its own
+folder) and then holds only what differs. A new setting is one line in a dataclass of settings.py
+and one line in mini.toml and voc2012.toml, which the others extend.
 """
 
 import dataclasses
 import difflib
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Iterable
@@ -37,10 +40,13 @@ PROFILES = Path(__file__).parent / "profiles"
 CHECKOUT = Path(__file__).resolve().parents[1]
 ROOT = CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
 
+# What no profile inherits: two that wrote into one folder would mix their results up.
+OWN = ("name", "note", "outputs")
+
 
 @dataclass(frozen=True, repr=False)
 class Profile:
-    """All settings of one run; a notebook shows it as the TOML text it came from."""
+    """All settings of one run; a notebook shows them as TOML, what is inherited included."""
 
     name: str
     note: str
@@ -50,8 +56,9 @@ class Profile:
     data_root: Path
     weights: Path
     outputs: Path
+    clip_checkpoint: str
     data: Data
-    clip: Clip
+    clip: Clip | None
     finetune: Finetune
     losses: Losses
     compute: Compute
@@ -66,6 +73,15 @@ class Profile:
     deeplab: Deeplab
     cct: Cct
 
+    def __post_init__(self) -> None:
+        if self.clip is None and not self.clip_checkpoint:
+            raise ValueError("no CLIP: give clip_checkpoint, or a section [clip] to train one")
+        if self.clip is None and self.finetune.loss == "hinge":
+            raise ValueError(
+                "finetune.loss = 'hinge' replays captions, which the section [clip] describes: "
+                "give it, or choose 'contrastive'"
+            )
+
     @property
     def headline(self) -> str:
         """The split whose scores are reported: MiniWorld's test, VOC's val."""
@@ -79,14 +95,11 @@ def load_profile(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pro
     """Read `profiles/<name>.toml` (or a .toml path) and apply overrides like "clims.epochs=2".
 
     Relative paths in it count from the repository's root. The environment's VOC_ROOT takes the
-    place of a VOC profile's data_root. Raises ValueError for a profile that
-    does not exist, and for unknown keys (with the nearest name), missing keys and wrong types.
+    place of a VOC profile's data_root. Raises ValueError for a profile that does not exist or that
+    extends itself, and for unknown keys (with the nearest name), missing keys and wrong types.
     """
     path = _profile_path(name_or_path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not TOML: {error}") from error
+    table = _read(path)
     if table.get("data", {}).get("source") == "voc" and os.environ.get("VOC_ROOT"):
         table["data_root"] = os.environ["VOC_ROOT"]
     for override in overrides:
@@ -99,30 +112,22 @@ def load_profile(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pro
 
 def to_toml(settings: Any, section: str = "") -> str:
     """Return a settings dataclass as TOML text that reads back to the same values."""
+    if dataclasses.is_dataclass(settings):
+        settings = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     lines, sections = [], []
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            name = f"{section}{field.name}"
-            sections.append(f"\n[{name}]\n{to_toml(value, name + '.')}")
-        else:
-            lines.append(f"{field.name} = {_toml_value(value)}")
+    for key, value in settings.items():
+        name = key if re.fullmatch(r"[\w-]+", key, re.ASCII) else _toml_value(key)
+        if dataclasses.is_dataclass(value) or isinstance(value, dict):
+            sections.append(f"\n[{section}{name}]\n{to_toml(value, f'{section}{name}.')}")
+        elif value is not None:
+            lines.append(f"{name} = {_toml_value(value)}")
     return "\n".join(lines + sections)
 
 
-def build(cls: type, table: Any, where: str = "") -> Any:
-    """Build a settings dataclass from a TOML table; `where` is the section's dotted name."""
-    if not isinstance(table, dict):
-        raise ValueError(f"{where} is a section of keys, not {table!r}")
-    types = typing.get_type_hints(cls)
-    prefix = f"{where}." if where else ""
-    for key in table:
-        if key not in types:
-            raise ValueError(f"unknown key {prefix}{key}{did_you_mean(key, types, prefix)}")
-    for key, kind in types.items():
-        if key not in table:
-            raise ValueError(f"missing key {prefix}{key} ({_type_name(kind)})")
-    return cls(**{key: _convert(kind, table[key], prefix + key) for key, kind in types.items()})
+def build(cls: type, table: Any) -> Any:
+    """Build a settings dataclass from a TOML table. Raises ValueError as `load_profile` does."""
+    _check_keys(cls, table)
+    return _build(cls, table)
 
 
 def did_you_mean(word: str, names: Iterable[str], prefix: str = "") -> str:
@@ -130,6 +135,43 @@ def did_you_mean(word: str, names: Iterable[str], prefix: str = "") -> str:
     names = sorted(names)
     near = difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(names)}"
+
+
+def _read(path: Path, children: tuple[Path, ...] = ()) -> dict:
+    """The table of a file, laid over that of the file it extends."""
+    chain = (*children, path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}") from error
+    try:
+        parent = table.pop("extends", None)
+        _check_keys(Profile, table)  # here, where the file that holds a wrong one is known
+        if parent is None:
+            return table
+        if not isinstance(parent, str):
+            raise ValueError(f"extends must be a profile's name or path in quotes, not {parent!r}")
+        for key in OWN:
+            if key not in table:
+                raise ValueError(
+                    f"missing key {key}: {', '.join(OWN)} are each profile's own, not inherited"
+                )
+        above = _profile_path(path.parent / parent if parent.endswith(".toml") else parent)
+        if above.resolve() in [file.resolve() for file in chain]:
+            circle = " -> ".join(file.name for file in (*chain, above))
+            raise ValueError(f"extends leads in a circle: {circle}")
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    return _merge(_read(above, chain), table)
+
+
+def _merge(below: dict, above: dict) -> dict:
+    """Key by key, also within sections, what is `above` takes the place of what is `below`."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        merged[key] = _merge(below[key], value) if both else value
+    return merged
 
 
 def _profile_path(name_or_path: str | Path) -> Path:
@@ -161,10 +203,43 @@ def _apply(table: dict, override: str) -> None:
         table[key] = text.strip()  # so that data.source=voc needs no quotes in the shell
 
 
+def _check_keys(cls: type, table: Any, where: str = "") -> None:
+    """Raise ValueError for a key that is no field; `where` is the section's dotted name."""
+    if not isinstance(table, dict):
+        raise ValueError(f"{where} is a section of keys, not {table!r}")
+    types, prefix = typing.get_type_hints(cls), f"{where}." if where else ""
+    for key, value in table.items():
+        if key not in types:
+            raise ValueError(f"unknown key {prefix}{key}{did_you_mean(key, types, prefix)}")
+        kind = _needed(types[key])
+        if dataclasses.is_dataclass(kind):
+            _check_keys(kind, value, prefix + key)
+
+
+def _build(cls: type, table: dict, where: str = "") -> Any:
+    prefix, values = f"{where}." if where else "", {}
+    for key, kind in typing.get_type_hints(cls).items():
+        if key in table:
+            values[key] = _convert(_needed(kind), table[key], prefix + key)
+        elif _needed(kind) is kind:
+            raise ValueError(f"missing key {prefix}{key} ({_type_name(kind)})")
+        else:
+            values[key] = None
+    return cls(**values)
+
+
+def _needed(kind: Any) -> Any:
+    """X of `X | None`, which a table may leave out; any other type as it is."""
+    arguments = typing.get_args(kind)
+    return arguments[0] if type(None) in arguments else kind
+
+
 def _convert(kind: Any, value: Any, name: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
-        return build(kind, value, name)
+        return _build(kind, value, name)
+    if origin is dict and isinstance(value, dict):
+        return {key: _convert(arguments[1], v, f"{name}.{key}") for key, v in value.items()}
     if origin is tuple and isinstance(value, list):
         return tuple(_convert(arguments[0], v, f"{name}[{i}]") for i, v in enumerate(value))
     if origin is Literal and isinstance(value, str):
@@ -183,6 +258,8 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
 def _type_name(kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
         return f"a list of {_type_name(typing.get_args(kind)[0])}"
+    if typing.get_origin(kind) is dict:
+        return f"a section of {_type_name(typing.get_args(kind)[1])}"
     if typing.get_origin(kind) is Literal:
         return " or ".join(map(repr, typing.get_args(kind)))
     if dataclasses.is_dataclass(kind):

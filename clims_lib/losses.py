@@ -1,15 +1,19 @@
-"""The four CLIMS losses (Xie et al., CVPR 2022, section 3.3) and their sum.
+"""The four CLIMS losses (Xie et al., CVPR 2022, section 3.3) and their weighted sum.
 
 Everything here is a function of cosine similarities `s` and activation maps, so every term can be
 worked out by hand. Shapes: B pictures, K classes, L background texts. Notebook 02 derives them.
+`TERMS` lists them by name: the oracle check, the ablations and the claims follow it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from clims_lib.config import did_you_mean
 
 EPSILON = 1e-4  # cosine similarities are clamped to [EPSILON, 1 - EPSILON]: log 0 is never taken
 
@@ -78,6 +82,44 @@ def area_loss(cams: Tensor) -> Tensor:
     return cams.float().mean()
 
 
+class Measured(NamedTuple):
+    """What a term may be a function of; shapes as above."""
+
+    s_object: Tensor
+    s_rest: Tensor
+    s_background: Tensor
+    cams: Tensor
+    labels: Tensor
+    cbs_threshold: float | None
+
+
+# A further term is a function, an entry here, and a weight in a profile's [losses.weights].
+TERMS: dict[str, Callable[[Measured], Tensor]] = {
+    "otm": lambda m: otm_loss(m.s_object, m.labels),
+    "btm": lambda m: btm_loss(m.s_rest, m.labels),
+    "cbs": lambda m: cbs_loss(m.s_background, m.labels, m.cbs_threshold),
+    "reg": lambda m: area_loss(m.cams),
+}
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Raise ValueError for weights of no term at all, or of one that is not in TERMS."""
+    if not weights:
+        raise ValueError(f"no term has a weight; known: {', '.join(TERMS)}")
+    for name in weights:
+        if name not in TERMS:
+            raise ValueError(f"no loss term {name!r}{did_you_mean(str(name), TERMS)}")
+
+
+def weighted_sum(terms: Mapping, weights: Mapping[str, float]):
+    """Sum of weight x term in the order of TERMS; a term without weight takes no part.
+
+    terms: {name: scalar tensor or number}. Raises ValueError as `check_weights` does.
+    """
+    check_weights(weights)
+    return sum(weights[name] * terms[name] for name in TERMS if name in weights)
+
+
 def clims_loss(
     s_object: Tensor,
     s_rest: Tensor,
@@ -85,21 +127,17 @@ def clims_loss(
     cams: Tensor,
     labels: Tensor,
     *,
-    weights: tuple[float, float, float, float],
+    weights: Mapping[str, float],
     cbs_threshold: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """L = a L_OTM + b L_BTM + g L_CBS + d L_REG (Eq. 6); the paper's weights: 10, 24, 1, 0.2.
+    """L = a L_OTM + b L_BTM + g L_CBS + d L_REG (Eq. 6).
 
-    Returns (scalar loss, the four unweighted terms by name).
+    weights: {name in TERMS: number}; the paper's are otm 10, btm 24, cbs 1, reg 0.2. Returns
+    (scalar loss, all unweighted terms by name). Raises ValueError for a weight of no known term.
     """
-    terms = {
-        "otm": otm_loss(s_object, labels),
-        "btm": btm_loss(s_rest, labels),
-        "cbs": cbs_loss(s_background, labels, cbs_threshold),
-        "reg": area_loss(cams),
-    }
-    weighted = (w * term for w, term in zip(weights, terms.values(), strict=True))
-    return sum(weighted, start=cams.new_zeros(())), terms
+    measured = Measured(s_object, s_rest, s_background, cams, labels, cbs_threshold)
+    terms = {name: term(measured) for name, term in TERMS.items()}
+    return weighted_sum(terms, weights), terms
 
 
 def cut_out(images: Tensor, cams: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ Each `*_loss` makes a function (network, batch, progress in [0, 1]) -> (loss, it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +87,7 @@ def clims_training_loss(
     background_text: Tensor,
     *,
     size: int,
-    weights: tuple[float, float, float, float],
+    weights: Mapping[str, float],
     cbs_threshold: float | None = None,
 ) -> Loss:
     """The CLIMS loss (Eq. 6) of the network's maps; texts are encoded once, by the caller.

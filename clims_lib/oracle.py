@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clims_lib.losses import clims_loss, similarities
+from clims_lib.losses import clims_loss, similarities, weighted_sum
 
 MASKS = ("true", "true_blurred", "half", "ground", "true+ground", "whole", "empty")
-TERMS = ("otm", "btm", "cbs", "reg")  # in the order of the weights
 
 
 def candidate_masks(objects: Tensor, ground: Tensor, stride: int) -> dict[str, Tensor]:
@@ -54,11 +53,11 @@ def losses_at_masks(
     class_text: Tensor,
     background_text: Tensor,
     *,
-    weights: tuple,
+    weights: Mapping[str, float],
     stride: int,
     cbs_threshold: float | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Mean total loss and its four terms at every candidate mask of class number `klass`.
+    """Mean total loss and its terms at every candidate mask of class number `klass`.
 
     images: (N, 3, H, W) in CLIP's units; class_text (K, D), background_text (K, L, D) unit vectors.
     Only the class itself counts as present. Raises ValueError when there is no picture.
@@ -82,20 +81,18 @@ def passes(losses: dict[str, dict[str, float]]) -> bool:
     return _margin({name: entry["loss"] for name, entry in losses.items()}) > 0
 
 
-def margins(rows: Iterable[Mapping], weights: tuple | None = None) -> dict[str, float]:
+def margins(
+    rows: Iterable[Mapping], weights: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """{class: how much cheaper the true mask is than the cheapest lazy one}, the mean over seeds.
 
-    rows: results.json's oracle rows. Negative where the check fails. `weights` add the four terms
-    up anew, to see what other weights would do without measuring again.
+    rows: results.json's oracle rows. Negative where the check fails. `weights` add the terms up
+    anew, to see what other weights would do without measuring again.
     """
     found: dict[tuple, dict[str, float]] = {}
     for row in rows:
         values = found.setdefault((row["class"], row.get("seed")), {})
-        values[row["mask"]] = (
-            row["loss"]
-            if weights is None
-            else sum(w * row[term] for w, term in zip(weights, TERMS, strict=True))
-        )
+        values[row["mask"]] = row["loss"] if weights is None else weighted_sum(row, weights)
     seeds: dict[str, list[float]] = {}
     for (name, _), values in found.items():
         seeds.setdefault(name, []).append(_margin(values))

@@ -1,10 +1,27 @@
 """The sections of a profile, one frozen dataclass each; profiles/mini.toml explains the values.
 
-Field types that work: int, float, str, bool, Path, Literal, tuple[T, ...] and other dataclasses.
+Field types that work: int, float, str, bool, Path, Literal, tuple[T, ...], dict[str, T] for keys of
+one's own, other dataclasses, and `X | None` for what a profile may leave out.
 """
 
 from dataclasses import dataclass
 from typing import Literal
+
+
+class FrozenDict(dict):
+    """A dict that cannot change, so that a frozen dataclass that holds one has a hash."""
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self):  # copies and pickles are made at once, not key by key
+        return FrozenDict, (dict(self),)
+
+    def _refuse(self, *_, **__):
+        raise TypeError("settings do not change: dataclasses.replace makes others")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
 
 
 @dataclass(frozen=True)
@@ -36,7 +53,8 @@ class Cutouts:
 
 @dataclass(frozen=True)
 class Clip:
-    checkpoint: str
+    """The small CLIP that is trained here; a profile with `clip_checkpoint` needs none."""
+
     layers: tuple[int, ...]
     width: int
     embedding: int
@@ -63,13 +81,13 @@ class Finetune:
 
 @dataclass(frozen=True)
 class Losses:
-    otm: float
-    btm: float
-    cbs: float
-    reg: float
     cbs_form: Literal["class_related", "thresholded"]
     cbs_threshold: float
     background: tuple[str, ...]
+    weights: dict[str, float]  # of the terms in losses.TERMS; the others count nothing
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", FrozenDict(self.weights))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
-"""The loader: types, mistakes that must be named, and profiles that differ only in values."""
+"""The loader: types, mistakes that must be named, profiles that hold only what differs."""
 
+import copy
+import pickle
 import tomllib
 from dataclasses import dataclass
 from typing import Literal
@@ -7,6 +9,7 @@ from typing import Literal
 import pytest
 
 from clims_lib.config import PROFILES, ROOT, Profile, build, load_profile, to_toml
+from clims_lib.settings import FrozenDict
 
 NAMES = sorted(path.stem for path in PROFILES.glob("*.toml"))
 
@@ -23,13 +26,21 @@ class Outer:
     on: bool
     kind: Literal["soft", "hard"]
     inner: Inner
+    shares: dict[str, float]
+    more: Inner | None
 
 
-TABLE = {"name": "x", "on": True, "kind": "soft", "inner": {"rate": 1, "sizes": [2, 3]}}
+TABLE = {
+    "name": "x",
+    "on": True,
+    "kind": "soft",
+    "inner": {"rate": 1, "sizes": [2, 3]},
+    "shares": {"a": 1, "b c": 0.5},
+}
 
 
 def changed(path: str, value):
-    table = {**TABLE, "inner": {**TABLE["inner"]}}
+    table = copy.deepcopy(TABLE)
     *sections, key = path.split(".")
     (table[sections[0]] if sections else table)[key] = value
     return table
@@ -37,9 +48,11 @@ def changed(path: str, value):
 
 def test_build_converts():
     built = build(Outer, TABLE)
-    assert built == Outer("x", True, "soft", Inner(1.0, (2, 3)))
+    assert built == Outer("x", True, "soft", Inner(1.0, (2, 3)), {"a": 1.0, "b c": 0.5}, None)
     assert type(built.inner.rate) is float  # so that 1 and 1.0 give one key
     assert build(Outer, tomllib.loads(to_toml(built))) == built
+    more = build(Outer, TABLE | {"more": {"rate": 2.0, "sizes": []}})
+    assert more.more == Inner(2.0, ()) and build(Outer, tomllib.loads(to_toml(more))) == more
 
 
 @pytest.mark.parametrize(
@@ -55,6 +68,10 @@ def test_build_converts():
         ("kind", "sort", "kind = 'sort' is no choice; did you mean soft"),
         ("kind", 3, "kind must be 'soft' or 'hard'"),
         ("inner", 3, "inner is a section"),
+        ("shares", 3, "shares must be a section of float, not 3"),
+        ("shares.a", "x", "shares.a must be float, not 'x'"),
+        ("more", {"rat": 1}, "unknown key more.rat; did you mean more.rate"),
+        ("more", {"rate": 1}, "missing key more.sizes"),
     ],
 )
 def test_mistakes_are_named(path, value, message):
@@ -90,11 +107,10 @@ def test_every_mini_setting_has_its_reason():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shares_of_cutouts_add_up(name):
-    clip = getattr(load_profile(name), "clip", None)
-    if not hasattr(clip, "cutouts"):
+    clip = load_profile(name).clip
+    if clip is None:
         pytest.skip("this profile's CLIP is not trained from captions")
-    shares = [share for share in vars(clip.cutouts).values() if isinstance(share, float)]
-    assert sum(shares) == pytest.approx(1)
+    assert sum(vars(clip.cutouts).values()) == pytest.approx(1)
 
 
 def test_overrides():
@@ -142,3 +158,112 @@ def test_profile_files(tmp_path):
         load_profile(mine)
     mine.write_text(repr(load_profile("tiny", [f"outputs={tmp_path}"])))
     assert load_profile(str(mine)).outputs == tmp_path
+
+
+def test_a_profile_needs_a_clip():
+    with pytest.raises(ValueError, match=r"give clip_checkpoint, or a section \[clip\]"):
+        load_profile("voc2012", ["clip_checkpoint="])
+    with pytest.raises(ValueError, match="'hinge' replays captions"):
+        load_profile("voc2012", ["finetune.loss=hinge"])
+    assert load_profile("mini", ["clip_checkpoint=mine.pt"]).clip.steps > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_have_a_hash_and_are_copied(name):
+    profile = load_profile(name)
+    again = load_profile(name)
+    assert hash(profile) == hash(again) and len({profile, again}) == 1
+    assert hash(profile) != hash(load_profile(name, ["losses.weights.reg=7"]))
+    assert copy.deepcopy(profile) == pickle.loads(pickle.dumps(profile)) == profile
+
+
+def test_frozen_dicts_do_not_change():
+    weights = FrozenDict(a=1.0)
+    for change in (
+        lambda: weights.update(a=2.0),
+        lambda: weights.setdefault("b", 2.0),
+        lambda: weights.__setitem__("a", 2.0),
+        lambda: weights.__ior__({"b": 2.0}),
+        weights.popitem,
+        weights.clear,
+    ):
+        with pytest.raises(TypeError, match="settings do not change"):
+            change()
+    assert weights == {"a": 1.0} and type(weights | {"b": 2.0}) is dict
+
+
+# ---- extends
+
+OWN = 'name = "child"\nnote = "n"\noutputs = "outputs/child"\n'
+
+
+def write(path, text, own=OWN):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(own + text)
+    return path
+
+
+def test_a_child_holds_only_what_differs(tmp_path):
+    child = write(
+        tmp_path / "child.toml",
+        'extends = "mini"\nseed = 4\n[clip]\nsteps = 7\n[clip.cutouts]\nwhole = 0.1\n'
+        '[losses]\nbackground = ["cow: grass"]\n[losses.weights]\nreg = 9\n',
+    )
+    found, mini = load_profile(child), load_profile("mini")
+    expected = tomllib.loads(repr(mini))  # the same by hand: a flat table, changed in place
+    expected |= {"name": "child", "note": "n", "outputs": "outputs/child", "seed": 4}
+    expected["clip"]["steps"] = 7
+    expected["clip"]["cutouts"]["whole"] = 0.1
+    expected["losses"]["background"] = ["cow: grass"]  # lists are replaced
+    expected["losses"]["weights"]["reg"] = 9.0
+    assert found == build(Profile, expected)
+    assert tomllib.loads(repr(found)) == expected  # a notebook shows all of it
+    assert load_profile(child, ["clip.steps=8"]).clip.steps == 8
+
+
+def test_a_chain_and_paths_from_the_file_that_names_them(tmp_path, monkeypatch):
+    write(tmp_path / "far/base.toml", 'extends = "tiny"\n[clims]\nepochs = 5\nbatch = 3\n')
+    write(tmp_path / "near/middle.toml", 'extends = "../far/base.toml"\n[clims]\nbatch = 4\n')
+    last = write(tmp_path / "near/last.toml", 'extends = "middle.toml"\n[clims]\nlr = 1.0\n')
+    monkeypatch.chdir(tmp_path)
+    clims = load_profile(last).clims
+    assert (clims.epochs, clims.batch, clims.lr) == (5, 4, 1.0)
+    assert clims.clip_norm == load_profile("tiny").clims.clip_norm
+    assert load_profile("near/last.toml") == load_profile(last)
+
+
+def test_voc_root_reaches_a_child(tmp_path, monkeypatch):
+    monkeypatch.setenv("VOC_ROOT", str(tmp_path))
+    child = write(tmp_path / "child.toml", 'extends = "voc2012"\ndata_root = "elsewhere"\n')
+    assert load_profile(child).data_root == tmp_path  # as for any VOC profile
+    assert load_profile(child, ["data_root=here"]).data_root == ROOT / "here"
+
+
+@pytest.mark.parametrize("key", ["name", "note", "outputs"])
+def test_what_is_not_inherited(tmp_path, key):
+    own = "".join(line for line in OWN.splitlines(True) if not line.startswith(key))
+    child = write(tmp_path / "child.toml", 'extends = "tiny"\n', own)
+    with pytest.raises(ValueError, match=f"child.toml: missing key {key}: .* not inherited"):
+        load_profile(child)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('extends = "minni"', "child.toml: no profile 'minni'; did you mean mini"),
+        ('extends = "none.toml"', "child.toml: profile file .*none.toml does not exist"),
+        ("extends = 3", "child.toml: extends must be a profile's name or path in quotes, not 3"),
+        ('extends = "child.toml"', "child.toml: extends leads in a circle: child.toml -> child"),
+        ('extends = "two.toml"', "three.toml: .* child.toml -> two.toml -> three.toml -> child"),
+        ('extends = "typo.toml"', "typo.toml: unknown key clims.epoch; did you mean clims.epochs"),
+        ('extends = "tiny"\n[clim]', "child.toml: unknown key clim; did you mean clims"),
+        ('extends = "tiny"\nclims = 3', "child.toml: clims is a section"),
+        ('extends = "tiny"\n[data]\nsize = "x"', "child.toml: data.size must be int, not 'x'"),
+    ],
+)
+def test_mistakes_of_extending_name_the_file(tmp_path, text, message):
+    write(tmp_path / "two.toml", 'extends = "three.toml"\n')
+    write(tmp_path / "three.toml", 'extends = "child.toml"\n')
+    write(tmp_path / "typo.toml", 'extends = "tiny"\n[clims]\nepoch = 1\n')
+    with pytest.raises(ValueError, match=message):
+        load_profile(write(tmp_path / "child.toml", text))

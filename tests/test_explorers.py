@@ -250,7 +250,9 @@ def test_the_loss_explorer_at_1_is_the_oracle_at_the_true_mask(tiny):
     mask = losses.growing_mask(losses.parts_of(case), 1.0)
     found = measure(case, mask)
     assert torch.equal(mask, thing[0]) and found["sum"] == pytest.approx(expected["loss"], rel=1e-4)
-    assert found["terms"]["reg"] == pytest.approx(tiny.losses.reg * expected["reg"], rel=1e-4)
+    assert found["terms"]["reg"] == pytest.approx(
+        tiny.losses.weights["reg"] * expected["reg"], rel=1e-4
+    )
 
 
 @pytest.mark.slow
@@ -291,7 +293,7 @@ def test_static_figures_hold_what_the_explorers_show(tiny):
 
 
 def test_what_is_not_here_is_not_offered(small_voc):
-    lost = "clip.checkpoint=nowhere.pt"
+    lost = "clip_checkpoint=nowhere.pt"
     profile = profile_of(small_voc, lost)  # its masks for CCT would need CLIP, too
     assert list(cams.shown_methods(profile)) == ["CAM", "PuzzleCAM"]
     other = profile_of(small_voc, lost, "pseudo.method=cam_walk")

@@ -17,6 +17,7 @@ SHAPES = {  # of OpenAI's checkpoints
     "ViT-B/32": (512, 224, 12, 768, 32, 77, 49408, 512, 8, 12),
 }
 CLASSES = ["boat", "person", "train"]
+WEIGHTS = {"otm": 10.0, "btm": 24.0, "cbs": 1.0, "reg": 0.2}  # the paper's
 
 
 @pytest.mark.slow
@@ -63,11 +64,7 @@ def test_real_shapes_are_loaded_finetuned_and_matched(name, half, tmp_path):
     network = CAMNet(3, (1, 1, 1, 1), thin=8, stride=16)
     class_text = clip_model.encode_texts(model, texts).detach()
     loss = clims_training_loss(
-        clip_model.image_encoder(model),
-        class_text,
-        class_text[:, None],
-        size=224,
-        weights=(10, 24, 1, 0.2),
+        clip_model.image_encoder(model), class_text, class_text[:, None], size=224, weights=WEIGHTS
     )
     total, parts = loss(network, (torch.rand(2, 3, 96, 96), labels, None), 0.0)
     total.backward()
@@ -100,8 +97,8 @@ def literal_clims(encode, images, cams, labels, class_text, background, weights,
                     cbs -= math.log(1 - similarity) / len(background[k]) / batch
                 elif similarity > threshold:
                     cbs -= math.log(1 - similarity) / batch
-    a, b, c, d = weights
-    return a * otm + b * btm + c * cbs + d * reg
+    w = weights
+    return w["otm"] * otm + w["btm"] * btm + w["cbs"] * cbs + w["reg"] * reg
 
 
 @pytest.mark.parametrize("threshold", [None, 0.26, 0.6])
@@ -117,12 +114,11 @@ def test_the_loss_is_the_published_one(threshold):
         centre + torch.randn(*shape, 16, generator=g), dim=-1
     )
     class_text, background = near(4), [near(n) for n in (3, 1, 2, 3)]
-    weights = (10.0, 24.0, 1.0, 0.2)
     expected = literal_clims(
-        encode, images, cams, labels, class_text, background, weights, threshold
+        encode, images, cams, labels, class_text, background, WEIGHTS, threshold
     )
     measured = losses.similarities(
         encode, images, cams, labels, class_text, prompts.stack_ragged(background)
     )
-    total, _ = losses.clims_loss(*measured, cams, labels, weights=weights, cbs_threshold=threshold)
+    total, _ = losses.clims_loss(*measured, cams, labels, weights=WEIGHTS, cbs_threshold=threshold)
     assert total.item() == pytest.approx(expected, rel=1e-6)

@@ -94,11 +94,14 @@ def test_own_photographs_become_a_data_set(guide, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(config, "ROOT", tmp_path)
     take_photographs(tmp_path / "data/mine/photos")
     convert, read, stage = blocks(guide, "python")
+    (mine,) = blocks(guide, "toml")
+    (tmp_path / "data/mine/mine.toml").write_text(mine)
     names: dict = {}
     exec(convert, names)
     exec(read, names)
     assert capsys.readouterr().out == "{'train': 7, 'train_labelled': 2, 'val': 3}\n"
     profile = names["profile"]
+    assert profile.inference.chosen_on == profile.crf.chosen_on == 2  # train_labelled
     train = VOCFolder(profile.data_root, "train")
     assert train.names == ("c", "g", "b", "d", "f", "h", "j") and train.classes == ("cup", "lamp")
     assert [train.label(i).tolist() for i in (0, 1, 6)] == [[1, 0], [1, 1], [0, 1]]
@@ -113,7 +116,7 @@ def test_own_photographs_become_a_data_set(guide, tmp_path, monkeypatch, capsys)
         data=replace(profile.data, size=64),
         cam=replace(profile.cam, **few),
         augment=replace(profile.augment, crop=64),
-        inference=replace(profile.inference, chosen_on=2, thresholds=(0.3, 0.5)),
+        inference=replace(profile.inference, thresholds=(0.3, 0.5)),
     )
     exec(stage, names)
     out = capsys.readouterr().out

@@ -1,16 +1,21 @@
 """The four CLIMS losses at values worked by hand, and their gradients by finite differences."""
 
 import math
+import runpy
 
 import pytest
 import torch
 
+from clims_lib import losses, oracle
+from clims_lib.config import load_profile
 from clims_lib.losses import area_loss, btm_loss, cbs_loss, clims_loss, cut_out, otm_loss
 from clims_lib.losses import similarities as measure
+from clims_lib.stages import networks
 
 LABELS = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
 S = torch.tensor([[0.5, 0.9], [0.25, 0.8]])
 NAN = float("nan")
+PAPER = {"otm": 10.0, "btm": 24.0, "cbs": 1.0, "reg": 0.2}
 
 
 def test_otm_and_btm_by_hand():
@@ -35,10 +40,68 @@ def test_both_forms_of_cbs_by_hand():
 def test_the_sum_weighs_the_terms():
     cams = torch.full((2, 2, 3, 3), 0.25)
     background = torch.full((2, 2, 1), 0.5)
-    total, terms = clims_loss(S, S, background, cams, LABELS, weights=(10, 24, 1, 0.2))
+    total, terms = clims_loss(S, S, background, cams, LABELS, weights=PAPER)
     assert area_loss(cams).item() == pytest.approx(0.25)
     by_hand = 10 * terms["otm"] + 24 * terms["btm"] + 1.5 * math.log(2) + 0.2 * 0.25
     assert total.item() == pytest.approx(by_hand.item(), rel=1e-6)
+    plain = 10.0 * terms["otm"] + 24.0 * terms["btm"] + 1.0 * terms["cbs"] + 0.2 * terms["reg"]
+    assert torch.equal(total, plain)
+    backwards = dict(reversed(PAPER.items()))  # the order is that of the terms: the same bits
+    assert torch.equal(clims_loss(S, S, background, cams, LABELS, weights=backwards)[0], total)
+    only, all_terms = clims_loss(S, S, background, cams, LABELS, weights={"reg": 4.0})
+    assert only.item() == pytest.approx(1.0) and all_terms == terms  # the others are still told
+
+
+def test_a_weight_of_no_term_is_refused():
+    measured = S, S, S[..., None], torch.zeros(2, 2, 3, 3), LABELS
+    with pytest.raises(ValueError, match="no loss term 'cbz'; did you mean cbs"):
+        clims_loss(*measured, weights=PAPER | {"cbz": 1.0})
+    with pytest.raises(ValueError, match="no term has a weight; known: otm, btm, cbs, reg"):
+        clims_loss(*measured, weights={})
+
+
+def test_weights_come_from_the_profile():
+    profile = load_profile("mini", ["losses.weights.otm=3"])
+    assert networks.loss_weights(profile) == {"otm": 3.0, "btm": 18.0, "cbs": 8.0, "reg": 180.0}
+    without = networks.loss_weights(profile, "clims_no_cbs")
+    assert without == {"otm": 3.0, "btm": 18.0, "cbs": 0.0, "reg": 180.0}
+    with pytest.raises(ValueError, match="no loss term 'rge'; did you mean reg"):
+        networks.loss_weights(load_profile("mini", ["losses.weights.rge=1"]))
+
+
+def test_a_fifth_term_is_one_entry(monkeypatch):
+    """How much a mask wavers from column to column: in the sum, the oracle check, the ablations."""
+
+    def waver(m):
+        return m.cams.diff(dim=3).abs().mean()
+
+    monkeypatch.setitem(losses.TERMS, "waver", waver)
+    cams = torch.tensor([0.0, 1.0, 0.0]).expand(2, 2, 3, 3)
+    measured = S, S, torch.full((2, 2, 1), 0.5), cams, LABELS
+    total, terms = clims_loss(*measured, weights=PAPER | {"waver": 7.0})
+    without, _ = clims_loss(*measured, weights=PAPER)
+    assert list(terms) == ["otm", "btm", "cbs", "reg", "waver"] and terms["waver"] == 1
+    assert total.item() == pytest.approx(without.item() + 7, rel=1e-6)
+
+    thing = torch.zeros(1, 8, 8)
+    thing[:, 2:6, 2:6] = 1
+    rows = oracle.losses_at_masks(
+        lambda x: torch.ones(len(x), 1),
+        torch.zeros(1, 3, 8, 8),
+        thing,
+        1 - thing,
+        0,
+        torch.full((1, 1), 0.5),
+        torch.full((1, 1, 1), 0.5),
+        weights=PAPER | {"waver": 7.0},
+        stride=4,
+    )
+    assert rows["true"]["waver"] == pytest.approx(2 * 4 / (8 * 7))  # two edges in four rows
+    assert rows["whole"]["waver"] == 0
+
+    module = runpy.run_path(networks.__file__)  # as a fresh import would see it
+    assert module["ABLATIONS"]["clims_no_waver"] == "waver"
+    assert "clims_no_waver" in module["METHODS"]
 
 
 def test_perfect_and_hopeless_similarities_stay_finite():

@@ -7,6 +7,8 @@ import torch
 
 from clims_lib.oracle import MASKS, candidate_masks, losses_at_masks, margins, passes
 
+ONES = {"otm": 1, "btm": 1, "cbs": 1, "reg": 1.0}
+
 
 def scene():
     objects, ground = torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)
@@ -38,7 +40,7 @@ def test_an_encoder_that_sees_colours_passes_and_one_that_is_blind_does_not():
     def blind(x):
         return torch.tensor([[0.6, 0.0, 0.8]]).expand(len(x), 3)
 
-    settings = {"weights": (10, 24, 1, 1.0), "stride": 4}
+    settings = {"weights": {"otm": 10, "btm": 24, "cbs": 1, "reg": 1.0}, "stride": 4}
     found = losses_at_masks(sees, images, objects, ground, 0, *texts, **settings)
     assert passes(found)
     assert found["whole"]["reg"] == 1 and found["empty"]["reg"] == 0
@@ -54,7 +56,7 @@ def test_margins_by_hand():
         for m, v in loss.items()
     ]
     assert margins(rows) == {"car": 0.5}
-    assert margins(rows, (1, 1, 1, 1.0)) == {"car": -3.0}  # now half is cheapest, true next
+    assert margins(rows, ONES) == {"car": -3.0}  # now half is cheapest, true next
     assert margins([r | {"seed": s} for s in (1, 2) for r in rows]) == {"car": 0.5}
 
 
@@ -69,6 +71,6 @@ def test_no_picture_is_an_error():
             0,
             torch.eye(3)[:1],
             torch.eye(3)[:1][None],
-            weights=(1, 1, 1, 1),
+            weights=ONES,
             stride=4,
         )

@@ -180,7 +180,7 @@ def test_cells_that_need_what_is_absent_say_so():
 
 
 def test_pseudo_masks_that_need_absent_weights_are_told_before_hours_of_training():
-    absent = ["clip.checkpoint=nowhere.pt", "pseudo.method=clims_walk"]
+    absent = ["clip_checkpoint=nowhere.pt", "pseudo.method=clims_walk"]
     with pytest.raises(run_tutorial.TutorialError) as error:
         run_tutorial.check_pseudo_masks(load_profile("voc2012_smoke", absent))
     assert "clims_walk, but CLIP's weights are not here" in str(error.value)
@@ -205,6 +205,14 @@ def test_state_follows_what_matters(toy, tmp_path):
     )
     assert absent != first
     assert [first, second] == states()
+    child, text = tmp_path / "child.toml", 'name = "child"\nnote = "n"\noutputs = "out"\n'
+    child.write_text(f'extends = "toy.toml"\n{text}')
+    of_child = states(PROFILE=str(child))
+    parent = tmp_path / "toy.toml"
+    before = parent.read_text()
+    parent.write_text(before.replace("seed = 0", "seed = 5"))
+    assert states(PROFILE=str(child))[0] != of_child[0]  # what is inherited counts
+    parent.write_text(before)
     assert states(SEED=1)[0] != first and states(OVERRIDES=["clims.epochs=2"])[1] != second
     path = toy.folder / "00_first.ipynb"
     notebook = nbformat.read(path, as_version=4)

@@ -56,7 +56,7 @@ def test_voc_root_names_a_labs_copy(small_voc, monkeypatch):
 
 
 def test_without_clips_weights_everything_else_runs(small_voc):
-    profile = profile_of(small_voc, "clip.checkpoint=ViT-B/32")
+    profile = profile_of(small_voc, "clip_checkpoint=ViT-B/32")
     absent = missing(profile)
     assert set(absent) == {"clip", "grounds"} and "ViT-B-32.pt" in absent["clip"]
     assert runnable(profile, ("cam", "clims", "puzzle_cam", "cct_clims")) == ["cam", "puzzle_cam"]

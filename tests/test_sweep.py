@@ -66,7 +66,7 @@ def toy(tmp_path):
 
 def test_a_grid_is_every_combination(toy):
     runs = toy.plan(
-        "SEED = [0, 1]\nlosses.cbs = [0, 8.0]\n"
+        "SEED = [0, 1]\nlosses.weights.cbs = [0, 8.0]\n"
         '"losses.background" = [["boat: water"], ["boat: \\"sea\\""]]\nWORD = ["a b"]'
     )
     water, sea = ["boat: water"], ['boat: "sea"']
@@ -84,16 +84,17 @@ def test_a_grid_is_every_combination(toy):
         values, parameters = run["values"], run["parameters"]
         settings = load_profile(parameters["PROFILE"], parameters["OVERRIDES"])
         assert (parameters["SEED"], parameters["WORD"]) == (values["SEED"], "a b")
-        assert settings.losses.cbs == values["losses.cbs"] and settings.outputs == folder
+        assert settings.losses.weights["cbs"] == values["losses.weights.cbs"]
+        assert settings.outputs == folder
         assert settings.losses.background == tuple(values["losses.background"])
     assert {folder.parent for folder in runs} == {toy.sweeps / "grid"}
 
 
 def test_a_run_is_named_by_what_it_does(toy):
-    two = toy.plan("SEED = [0, 1]\nlosses.cbs = [8]").keys()
-    assert toy.plan("losses.cbs = [8.0, 8]\nSEED = [1, 0, 1]").keys() == two
+    two = toy.plan("SEED = [0, 1]\nlosses.weights.cbs = [8]").keys()
+    assert toy.plan("losses.weights.cbs = [8.0, 8]\nSEED = [1, 0, 1]").keys() == two
     assert toy.plan("SEED = [0, 1]").keys() == two  # 8 is the profile's
-    assert not toy.plan("SEED = [0, 1]\nlosses.cbs = [9]").keys() & two
+    assert not toy.plan("SEED = [0, 1]\nlosses.weights.cbs = [9]").keys() & two
 
 
 def test_runs_on_worlds_of_other_sizes_have_folders_of_their_own(toy):
@@ -112,8 +113,9 @@ def test_runs_on_worlds_of_other_sizes_have_folders_of_their_own(toy):
     "text, message",
     [
         ("[grid]\nSEDE = [1]", "SEDE: no notebook has this parameter; did you mean SEED?"),
-        ("[grid]\nlosses.cbz = [1]", "unknown key losses.cbz; did you mean losses.cbs?"),
-        ("[grid]\nSEED = [1]\nlosses.cbs = [1, 'x']", "losses.cbs must be float, not 'x'"),
+        ("[grid]\nclims.lrr = [1]", "unknown key clims.lrr; did you mean clims.lr?"),
+        ("[grid]\nlosses.weights.cbz = [1]", "no loss term 'cbz'; did you mean cbs?"),
+        ("[grid]\nSEED = [1]\nclims.lr = [1, 'x']", "clims.lr must be float, not 'x'"),
         ("[grid]\nSEED = 1", "SEED in the grid is a list of values, not 1"),
         ("[grid]\nSEED = []", "SEED in the grid is a list of values"),
         ("[grid]\noutputs = ['a']", "but not outputs"),
@@ -273,12 +275,12 @@ def test_real_runs_share_what_is_trained(tmp_path):
     profile = tmp_path / "toy.toml"
     profile.write_text(repr(load_profile("tiny", [f"outputs={tmp_path / 'out'}"])))
     grid = tmp_path / "grid.toml"
-    grid.write_text(f'profile = "{profile}"\nonly = ["03"]\n[grid]\nlosses.cbs = [0, 8]\n')
+    grid.write_text(f'profile = "{profile}"\nonly = ["03"]\n[grid]\nlosses.weights.cbs = [0, 8]\n')
     assert main(["sweep", str(grid)]) == 0
     table = pandas.read_csv(tmp_path / "out_sweeps/grid/sweep.csv")
-    assert list(table["losses.cbs"]) == [0, 8]
+    assert list(table["losses.weights.cbs"]) == [0, 8]
     for row in table.to_dict("records"):
-        settings = load_profile(str(profile), [f"losses.cbs={row['losses.cbs']}"])
+        settings = load_profile(str(profile), [f"losses.weights.cbs={row['losses.weights.cbs']}"])
         scores = {r["split"]: r for r in measure(settings, "clims")}["val"]
         assert row["clims.miou"] == scores["miou"]
         assert row["clims.railroad->train"] == scores["leak"]["railroad->train"]
@@ -294,8 +296,8 @@ def test_the_notebook_plots_a_table(root, tmp_path):
     failed = dict.fromkeys(names, "") | {
         "run": "run-x",
         "SEED": "7",
-        "losses.cbs": "9.5",
-        "losses.reg": "180.0",
+        "losses.weights.cbs": "9.5",
+        "losses.weights.reg": "180.0",
         "status": "failed",
         "error": "RuntimeError: by design",
     }
@@ -305,7 +307,11 @@ def test_the_notebook_plots_a_table(root, tmp_path):
         str(root / "notebooks/sweep.ipynb"),
         str(tmp_path / "done.ipynb"),
         progress_bar=False,
-        parameters={"TABLE": str(tmp_path / "sweep.csv"), "X": "losses.reg", "Y": "losses.cbs"},
+        parameters={
+            "TABLE": str(tmp_path / "sweep.csv"),
+            "X": "losses.weights.reg",
+            "Y": "losses.weights.cbs",
+        },
         kernel_name="python3",
     )
     outputs = [output for cell in done.cells for output in cell.get("outputs", [])]

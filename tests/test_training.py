@@ -139,7 +139,8 @@ def test_clims_loss_reaches_the_network_and_not_clip():
     clip.requires_grad_(False)
     encode = lambda x: F.normalize(clip(x.flatten(1)), dim=-1)  # noqa: E731
     text = F.normalize(torch.rand(2, 5), dim=-1)
-    loss = clims_training_loss(encode, text, text[:, None], size=4, weights=(1, 1, 1, 1))
+    ones = {"otm": 1, "btm": 1, "cbs": 1, "reg": 1}
+    loss = clims_training_loss(encode, text, text[:, None], size=4, weights=ones)
     value, parts = loss(network, (torch.rand(2, 3, 4, 4), torch.ones(2, 2), None), 0.0)
     value.backward()
     assert network.weight.grad.abs().sum() > 0

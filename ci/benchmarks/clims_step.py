@@ -56,7 +56,8 @@ def published_loss(model, network, images, labels, classes, background, weights)
         btm = btm - (1 - similarity(small[has] * (1 - mask), text)).log().sum()
         ground = similarity(small[has] * mask, prompts.class_texts(background[name]))
         cbs = cbs - (1 - ground).log().mean(1).sum()
-    return (a[0] * otm + a[1] * btm + a[2] * cbs) / len(images) + a[3] * cams.mean()
+    seen = a["otm"] * otm + a["btm"] * btm + a["cbs"] * cbs
+    return seen / len(images) + a["reg"] * cams.mean()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     labels = torch.zeros(options.batch, len(classes), device=device)
     for row in labels:  # VOC's pictures hold 1.5 classes on average
         row[torch.randperm(len(classes))[: 1 + int(torch.rand(()) < 0.5)]] = 1
-    weights = (10.0, 24.0, 1.0, 0.2)
+    weights = {"otm": 10.0, "btm": 24.0, "cbs": 1.0, "reg": 0.2}
 
     with torch.no_grad():
         texts = clip_model.encode_texts(model, prompts.class_texts(classes))

@@ -146,14 +146,15 @@ def sweep(parser: argparse.ArgumentParser) -> Callable:
         only = ["03"]                     # the notebooks of a run; without this line all of them
         [grid]                            # each combination is one run
         SEED = [0, 1, 2]                  # a parameter of the notebooks
-        losses.cbs = [0.0, 8.0, 16.0]     # a setting of the profile; of prompts, a list of lists
+        losses.weights.cbs = [0.0, 8.0]   # a setting of the profile; of prompts, a list of lists
 
     `clims sweep weights.toml` then writes outputs/mini_sweeps/weights/: sweep.csv (and
     sweep.parquet) with a row a run, and for each run a folder with its executed notebooks, figures
     and results.json. Runs share what is trained with each other and with clims tutorial. Both the
     folders and the table are written as runs finish: after Ctrl-C or kill -9 the same command
     executes only what is missing. Failed runs are listed with their error; --retry executes them
-    again, and nothing else.
+    again, and nothing else. A grid over a MiniWorld's sizes (data.train, ...) draws each one beside
+    its runs.
 
     On Slurm, with the package dask-jobqueue and this checkout on a shared disk that has file locks:
 

@@ -1,4 +1,4 @@
-"""Loss explorer: a mask grows over one picture, and the four terms say what they think of it.
+"""Loss explorer: a mask grows over one picture, and the loss terms say what they think of it.
 
 Notebook 02 shows it. The mask is made from the true one, so this is for looking, not for training.
 """
@@ -21,11 +21,16 @@ from clims_lib.devices import device_of
 from clims_lib.explore.cases import Case, Cases
 from clims_lib.explore.html import bar_table, in_columns, shaded_table
 from clims_lib.explore.panel import Panel, View, pickers, slider
-from clims_lib.oracle import TERMS
 from clims_lib.stages.clip import clip_texts, finetune_clip
 from clims_lib.stages.networks import loss_weights
 
+ASKED = {"otm": "is it in?", "btm": "is some left?", "cbs": "is ground in?", "reg": "how large?"}
 Measure = Callable[[Case, Tensor], dict]
+
+
+def question(term: str) -> str:
+    """What a term asks, for a plot: "otm" -> "OTM: is it in?"."""
+    return f"{term.upper()}: {ASKED.get(term, 'how much?')}"
 
 
 def growing_mask(parts: Sequence[Tensor], t: float) -> Tensor:
@@ -92,7 +97,7 @@ def open_judge(profile: Profile) -> tuple[Measure, CLIP]:
         )
         behind = seen[2][0, k]
         return {
-            "terms": {n: w * terms[n].item() for n, w in zip(TERMS, weights, strict=True)},
+            "terms": {n: weights.get(n, 0.0) * v.item() for n, v in terms.items()},
             "sum": total.item(),
             "object": seen[0][0, k].item(),
             "rest": seen[1][0, k].item(),
@@ -150,13 +155,7 @@ def loss_explorer(profile: Profile) -> Panel:
         case, parts, most = opened(picture, klass)
         mask = growing_mask(parts, t)
         found, (image, small) = measure(case, mask), cut(model, case, mask)
-        asked = {
-            "OTM: is it in?": "otm",
-            "BTM: is some left?": "btm",
-            "CBS: is ground in?": "cbs",
-            "REG: how large?": "reg",
-        }
-        terms = {name: found["terms"][term] for name, term in asked.items()}
+        terms = {question(name): value for name, value in found["terms"].items()}
         said = {
             f"object image and “{klass}”": found["object"],
             f"rest image and “{klass}”": found["rest"],

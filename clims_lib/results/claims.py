@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from clims_lib.oracle import TERMS
+from clims_lib.losses import TERMS
 from clims_lib.results.tables import headline_of, mean_spread
 
 PAIRS = ("railroad->train", "water->boat")

@@ -31,7 +31,10 @@ def _corpus(captions: int) -> world.Corpus:
 
 
 class CaptionBatches:
-    """Batches of cut views with captions for the small CLIP; step and seed decide each one."""
+    """Batches of cut views with captions for the small CLIP; step and seed decide each one.
+
+    The profile has a section [clip], whose shares of cut-outs they follow.
+    """
 
     def __init__(self, profile: Profile, size: int, salt: int = 0):
         self.corpus = _corpus(profile.data.captions)
@@ -76,7 +79,7 @@ def make_clip(profile: Profile) -> Path:
     settings, device = profile.clip, device_of(profile)
 
     def make(folder: Path) -> None:
-        if settings.checkpoint:
+        if profile.clip_checkpoint:
             clip_model.save_clip(
                 clip_model.load_clip(find_clip(profile), device), folder / "clip.pt"
             )
@@ -106,14 +109,14 @@ def make_clip(profile: Profile) -> Path:
         "seed": profile.seed,
         "world": world._drawing_version(),
     }
-    if settings.checkpoint:
-        recipe = {"checkpoint": settings.checkpoint, "files": digest_of([find_clip(profile)])}
+    if profile.clip_checkpoint:
+        recipe = {"checkpoint": profile.clip_checkpoint, "files": digest_of([find_clip(profile)])}
     return artifact(profile.outputs / "weights", "clip", recipe, make)
 
 
 def find_clip(profile: Profile) -> Path:
-    """The file of `clip.checkpoint`: a path, or a name such as ViT-B/32 among the weights."""
-    name = profile.clip.checkpoint
+    """The file of `clip_checkpoint`: a path, or a name such as ViT-B/32 among the weights."""
+    name = profile.clip_checkpoint
     source = SOURCES.get(name)
     path = profile.weights / source.filename if source else ROOT / name
     if not path.is_file():
@@ -131,7 +134,7 @@ def missing(profile: Profile) -> dict[str, str]:
     Notebook cells tagged needs-clip or needs-grounds are then left out, their rows "not run here".
     """
     found = {}
-    if profile.clip.checkpoint:
+    if profile.clip_checkpoint:
         try:
             find_clip(profile)
         except FileNotFoundError as error:

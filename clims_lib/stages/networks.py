@@ -28,20 +28,24 @@ from clims_lib.config import ROOT, Profile, did_you_mean
 from clims_lib.data.download import SOURCES
 from clims_lib.data.splits import read_sizes, read_split, split_folder
 from clims_lib.devices import ALONE, Team, bar, device_of, fits
+from clims_lib.losses import TERMS, check_weights
 from clims_lib.settings import Compute
 from clims_lib.stages.clip import clip_texts, finetune_clip
 
 # CLIMS without one of its terms: the ablation of notebook 03.
-ABLATIONS = {f"clims_no_{term}": term for term in ("otm", "btm", "cbs", "reg")}
+ABLATIONS = {f"clims_no_{term}": term for term in TERMS}
 CLASSIC = ("cam", "cam_longer", "puzzle_cam", "full_masks")  # from random weights
 METHODS = (*CLASSIC, "cam_area", "clims", *ABLATIONS)
 
 
-def loss_weights(profile: Profile, method: str = "clims") -> tuple[float, float, float, float]:
-    """(OTM, BTM, CBS, REG) of CLIMS or of one of its ablations."""
-    without = ABLATIONS.get(method)
-    names = ("otm", "btm", "cbs", "reg")
-    return tuple(0.0 if n == without else getattr(profile.losses, n) for n in names)
+def loss_weights(profile: Profile, method: str = "clims") -> dict[str, float]:
+    """{term: weight} of CLIMS or of one of its ablations, in the order of the losses.
+
+    Raises ValueError where the profile gives a weight to a term that does not exist.
+    """
+    given, without = profile.losses.weights, ABLATIONS.get(method)
+    check_weights(given)
+    return {name: 0.0 if name == without else given[name] for name in TERMS if name in given}
 
 
 def new_network(profile: Profile) -> CAMNet:
@@ -110,8 +114,7 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
         inputs["start"] = key_in(train_cam(profile, "cam", team))
     if method == "clims" or method in ABLATIONS:
         inputs["clip"] = key_in(finetune_clip(profile))
-        form = asdict(profile.losses) | {"weights": loss_weights(profile, method)}
-        inputs["losses"] = {k: v for k, v in form.items() if k not in ("otm", "btm", "cbs", "reg")}
+        inputs["losses"] = asdict(profile.losses) | {"weights": loss_weights(profile, method)}
 
     def make(folder: Path) -> None:
         device, state = device_of(profile), team.told(load_checkpoint(folder))
