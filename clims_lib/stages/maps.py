@@ -23,7 +23,7 @@ from clims_lib.artifacts import artifact, atomic_path, key_in
 from clims_lib.cam import fold_batch_norms, multi_scale_cam
 from clims_lib.config import Profile
 from clims_lib.data.splits import open_split, read_images, read_labels, read_sizes, split_folder
-from clims_lib.devices import device_of, fits
+from clims_lib.devices import device_of, explains_out_of_memory
 from clims_lib.stages.networks import load_network
 
 CLASSIC_MAPS = ("cam", "cam_longer", "puzzle_cam")  # ReLU maps; the others are trained sigmoids
@@ -39,7 +39,10 @@ def network_maps(profile: Profile, method: str) -> Maps:
 
     def maps_of(images: Tensor) -> Tensor:
         x = (images.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
-        with fits(device, "lower inference.batch"), clip_model.autocast(device, True):
+        with (
+            explains_out_of_memory(device, "lower inference.batch"),
+            clip_model.autocast(device, True),
+        ):
             maps = multi_scale_cam(
                 model, x, scales=how.scales, flip=how.flip, activation=activation, stride=how.stride
             )
