@@ -114,10 +114,16 @@ def make_clip(profile: Profile) -> Path:
         "captions": profile.data.captions,
         "seed": profile.seed,
         "world": world._drawing_version(),
+        **_precision(profile),
     }
     if settings.checkpoint:
         recipe = {"checkpoint": settings.checkpoint, "files": digest_of([find_clip(profile)])}
     return artifact(profile.outputs / "weights", "clip", recipe, make)
+
+
+def _precision(profile: Profile) -> dict:
+    """What `compute` says about CLIP's training, for a recipe, when it is not as usual."""
+    return {"full_precision": True} if profile.compute.full_precision else {}
 
 
 def find_clip(profile: Profile) -> Path:
@@ -191,6 +197,7 @@ def finetune_clip(profile: Profile) -> Path:
         "clip": key_in(source),
         "seed": profile.seed,
         "train": key_in(split_folder(profile, "train")),
+        **_precision(profile),
     }
     return artifact(profile.outputs / "weights", "clip_finetuned", recipe, make)
 
