@@ -1,18 +1,19 @@
 """What a training step sees: shuffled batches of random crops, mirrored at random.
 
-The seed and the epoch alone decide a batch, so a run that goes on sees what it would have seen.
+The seed and the step alone decide a batch, so a run that goes on sees what it would have seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterator
+from itertools import count, islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from clims_lib.labels import IGNORE
-from clims_lib.objectives import Batch
 
 FILL = (124, 116, 104)  # beyond a picture: ImageNet's mean colour, a backbone sees about 0 there
 
@@ -55,13 +56,35 @@ def random_crops(
     return images, masks
 
 
+def augment(
+    images: Tensor,
+    masks: Tensor | None,
+    sizes: Tensor,
+    mirror: Tensor,
+    windows: Tensor,
+    *,
+    crop: int,
+    resize: tuple[float, float],
+) -> tuple[Tensor, Tensor | None]:
+    """Random crops, some of them mirrored, of pictures uint8 (B, 3, S, S) and masks or None.
+
+    mirror: booleans (B,); the rest: see `random_crops`. Returns float (B, 3, crop, crop) in [0, 1],
+    channels last in memory, and uint8 (B, crop, crop).
+    """
+    x, m = random_crops(images.float() / 255, masks, sizes, windows, crop=crop, resize=resize)
+    x = torch.where(mirror[:, None, None, None], x.flip(-1), x)
+    m = None if m is None else torch.where(mirror[:, None, None], m.flip(-1), m)
+    return x.contiguous(memory_format=torch.channels_last), m
+
+
 class MemoryBatches:
-    """Shuffled batches of a split's pictures: random crops, mirrored at random.
+    """Shuffled batches of a split's pictures, epoch by epoch: random crops, mirrored at random.
 
     images uint8 (N, 3, S, S), labels (N, K), masks uint8 (N, S, S) or None; sizes (N, 2), crop and
-    resize: see `pictures.random_crops` (None: whole pictures). Calling it with an epoch gives that
-    epoch's batches; the seed and the epoch alone decide what they are. A last batch of one picture
-    is left out.
+    resize: see `random_crops` (None: whole pictures). Calling it with a step gives the batches
+    (images, labels, masks) from that step on, without end; seed and epoch alone decide what they
+    are. `steps_per_epoch` says how many make an epoch. A last batch of one picture is left out.
+    Raises ValueError when images, labels and masks are not equally many.
     """
 
     def __init__(
@@ -78,38 +101,75 @@ class MemoryBatches:
         if not len(images) == len(labels) or masks is not None and len(masks) != len(images):
             raise ValueError("images, labels and masks must be equally many")
         self.data, self.size, self.seed = (images, labels, masks), size, seed
-        sizes = torch.tensor([images.shape[-2:]] * len(images)) if sizes is None else sizes
-        self.crops = (sizes, crop or images.shape[-1], resize)
+        self.sizes = _whole(images) if sizes is None else sizes
+        self.form = {"crop": crop or images.shape[-1], "resize": resize}
+        alone = len(images) > 1 == len(images) % size  # batch norms need two
+        self.count = len(images) - alone
+        self.steps_per_epoch = math.ceil(self.count / size)
 
-    def __call__(self, epoch: int) -> list[Batch]:
+    def __call__(self, start: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        images, labels, masks = self.data
+        first, done = divmod(start, self.steps_per_epoch)
+        for epoch in count(first):
+            plan = self._draw(epoch)
+            for i, mirror, windows in islice(plan, done if epoch == first else 0, None):
+                few = None if masks is None else masks[i]
+                x, m = augment(images[i], few, self.sizes[i], mirror, windows, **self.form)
+                yield x, labels[i], m
+
+    def _draw(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Which pictures, which of them mirrored, which windows: batch by batch."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        order = torch.randperm(len(self.data[0]), generator=generator)
-        if len(order) > 1 == len(order) % self.size:  # batch normalisation needs two
-            order = order[:-1]
-        flips = torch.rand(len(order), generator=generator) < 0.5
-        windows = torch.rand(len(order), 3, generator=generator)
-        parts = (part.split(self.size) for part in (order, flips, windows))
-        return _Lazy(zip(*parts, strict=True), self.data, self.crops)
+        order = torch.randperm(len(self.data[0]), generator=generator)[: self.count]
+        mirror = torch.rand(self.count, generator=generator) < 0.5
+        windows = torch.rand(self.count, 3, generator=generator)
+        return zip(*(part.split(self.size) for part in (order, mirror, windows)), strict=True)
 
 
-class _Lazy(list):
-    """A list of (indices, mirror, windows) that turns into a batch when iterated."""
+class DrawnBatches:
+    """Batches of equal size whose pictures are drawn for all steps at once, as CCT sees them.
 
-    def __init__(self, plan: Iterable, data: tuple, crops: tuple):
-        super().__init__(plan)
-        self.data, self.crops = data, crops
+    Like `MemoryBatches`, but no batch is smaller at the end of an epoch, and they end after `steps`
+    steps. Calling it with a step gives the batches (images, masks) from that step on.
+    """
 
-    def __iter__(self) -> Iterator[Batch]:
-        (images, labels, masks), (sizes, crop, resize) = self.data, self.crops
-        for i, mirror, windows in super().__iter__():
-            x, m = random_crops(
-                images[i].float() / 255,
-                None if masks is None else masks[i],
-                sizes[i],
-                windows,
-                crop=crop,
-                resize=resize,
-            )
-            x = torch.where(mirror[:, None, None, None], x.flip(-1), x)
-            m = None if m is None else torch.where(mirror[:, None, None], m.flip(-1), m)
-            yield x, labels[i], m
+    def __init__(
+        self,
+        images: Tensor,
+        masks: Tensor | None,
+        size: int,
+        steps: int,
+        seed: int,
+        sizes: Tensor | None = None,
+        crop: int | None = None,
+        resize: tuple[float, float] = (1.0, 1.0),
+    ):
+        generator = torch.Generator().manual_seed(seed)
+        order = draw_order(len(images), size, steps, generator)
+        mirror = torch.rand(order.shape, generator=generator) < 0.5
+        self.plan = order, mirror, torch.rand((*order.shape, 3), generator=generator)
+        self.data = images, masks, _whole(images) if sizes is None else sizes
+        self.form = {"crop": crop or images.shape[-1], "resize": resize}
+
+    def __call__(self, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        images, masks, sizes = self.data
+        for i, mirror, windows in zip(*(part[start:] for part in self.plan), strict=True):
+            few = None if masks is None else masks[i]
+            yield augment(images[i], few, sizes[i], mirror, windows, **self.form)
+
+
+def draw_order(count: int, batch_size: int, steps: int, generator: torch.Generator) -> Tensor:
+    """Which pictures each step sees: int64 (steps, batch_size), every picture once an epoch.
+
+    Raises ValueError for a number below 1.
+    """
+    if min(count, batch_size, steps) < 1:
+        raise ValueError(f"count {count}, batch_size {batch_size}, steps {steps}: all must be >= 1")
+    epochs = math.ceil(batch_size * steps / count)
+    order = [torch.randperm(count, generator=generator) for _ in range(epochs)]
+    return torch.cat(order)[: batch_size * steps].view(steps, batch_size)
+
+
+def _whole(images: Tensor) -> Tensor:
+    """The sizes (N, 2) of pictures that fill their canvas."""
+    return torch.tensor([images.shape[-2:]] * len(images))

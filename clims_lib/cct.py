@@ -11,11 +11,8 @@ background as 0; 255 in a mask is ignored. Derived in notebook 06.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +21,6 @@ from torch import Generator, Tensor
 from clims_lib.cct_network import CCT
 from clims_lib.labels import IGNORE
 
-Batches = Callable[[int], Iterable[tuple[Tensor, Tensor | None]]]
 
 
 # ---- Losses -------------------------------------------------------------------------------------
@@ -90,7 +86,7 @@ def cct_loss(
     weak_weight_main: float = 0.0,
     reduction: str = "mean",
     annealed: bool = True,
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The whole loss of one step and its unweighted terms (sections 3.2 and 3.4).
 
         supervised + r(t) (unsupervised_weight consistency + weak_weight_auxiliary weak_auxiliary)
@@ -120,10 +116,26 @@ def cct_loss(
         weights["weak_auxiliary"] *= rise
     elif pseudo_masks is not None:
         raise ValueError("pseudo_masks came without weak_images")
-    weighted = (weights[name] * term for name, term in terms.items())
-    loss = sum(weighted, start=images.new_zeros(()))
-    parts = {name: terms[name].item() if name in terms else 0.0 for name in weights}
-    return loss, parts | {"loss": loss.item()}
+    loss = sum(weights[name] * term for name, term in terms.items())
+    return loss, {name: terms.get(name, torch.zeros(())) for name in weights}
+
+
+def cct_training_loss(*, steps: int, generator: Generator, **settings) -> Callable:
+    """`cct_loss` for `training.train`, which lasts `steps` steps; settings: its own.
+
+    A batch: (images, masks, weak images, pseudo masks), the last two may be None. A micro-batch
+    weighs as much as its share of labelled pixels; with ab-CE, which counts some of these, and for
+    the weak pictures that is nearly, not exactly the whole batch's gradient.
+    """
+
+    def loss(model: CCT, batch: tuple[Tensor, Tensor, Tensor | None, Tensor | None], done: float):
+        step = round(done * steps)
+        return cct_loss(
+            model, *batch, step=step, total_steps=steps, generator=generator, **settings
+        )
+
+    loss.count = lambda batch: int((batch[1] != IGNORE).sum())
+    return loss
 
 
 def _weak_terms(
@@ -165,94 +177,3 @@ def _thin_out(masks: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(masks.shape[-2:]) == tuple(size):
         return masks
     return F.interpolate(masks[:, None].float(), tuple(size), mode="nearest-exact")[:, 0].long()
-
-
-# ---- Training -----------------------------------------------------------------------------------
-
-
-def learning_rate(step: int, steps: int, lr: float, schedule: str = "cosine") -> float:
-    """lr x (1 + cos(pi t)) / 2, or "poly" (published): lr x (1 - t)^0.9, with t = step / steps."""
-    if schedule not in ("cosine", "poly"):
-        raise ValueError(f"schedule is {schedule!r}; choose 'cosine' or 'poly'")
-    t = step / steps
-    return lr * (0.5 * (1 + math.cos(math.pi * t)) if schedule == "cosine" else (1 - t) ** 0.9)
-
-
-def train_cct_network(
-    model: CCT,
-    labelled: Batches,
-    weak: Batches | None = None,
-    *,
-    steps: int,
-    lr: float,
-    generator: Generator,
-    weight_decay: float = 1e-4,
-    schedule: str = "cosine",
-    bf16: bool = False,
-    progress: Callable[[int, dict], None] | None = None,
-    save: Callable[[dict], None] | None = None,
-    save_every: int = 100,
-    state: dict | None = None,
-    **loss_settings: Any,
-) -> list[dict[str, float]]:
-    """Train in place with AdamW and return every step's loss parts; `loss_settings`: see cct_loss.
-
-    `labelled(start)` and `weak(start)` yield the batches of steps start, start + 1, ...: normalised
-    pictures (B, 3, H, W) float32 with masks or pseudo masks (B, H, W) uint8; weak ones may be None.
-    Without `weak`, supervised only. `save(state)` gets all that is needed every `save_every` steps
-    and at the end; given back as `state`, training goes on to the same weights. `progress(step,
-    parts)` is called after each step. Raises ValueError when batches run out, and
-    FloatingPointError when the loss is no longer finite.
-    """
-    device = next(model.parameters()).device
-    model.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    history: list[dict[str, float]] = []
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        generator.set_state(state["generator"])
-        history = list(state["history"])
-    start = len(history)
-    weak_batches = weak(start) if weak else repeat((None, None))
-    batches = zip(range(start, steps), labelled(start), weak_batches, strict=False)
-    for step, batch, weak_batch in batches:
-        tensors: list = [None if t is None else t.to(device) for t in (*batch, *weak_batch)]
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, lr, schedule)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss, parts = cct_loss(
-                model, *tensors, step=step, total_steps=steps, generator=generator, **loss_settings
-            )
-        if not math.isfinite(parts["loss"]):
-            raise FloatingPointError(f"the loss is {parts['loss']} at step {step}; lower lr?")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        history.append(parts)
-        if progress:
-            progress(step, parts)
-        if save and (len(history) % save_every == 0 or len(history) == steps):
-            save(_state(model, optimizer, generator, history))
-    if len(history) < steps:
-        raise ValueError(f"the batches ran out after {len(history)} of {steps} steps")
-    model.eval()
-    return history
-
-
-def _state(
-    model: CCT,
-    optimizer: torch.optim.Optimizer,
-    generator: Generator,
-    history: list[dict[str, float]],
-) -> dict:
-    # copied, because the next step changes the tensors in place
-    return copy.deepcopy(
-        {
-            "step": len(history),
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "generator": generator.get_state(),
-            "history": history,
-        }
-    )

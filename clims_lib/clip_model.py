@@ -1,4 +1,4 @@
-"""CLIP: loading, encoding, contrastive training of the small one, careful finetuning of any.
+"""CLIP: loading, encoding, what the small one is trained with, what finetuning compares.
 
 The small CLIP is an instance of `clip.model.CLIP`, saved as a state dict and read by `clip.load`,
 so the lines that run on it are the lines that run on OpenAI's. Notebook 01 tells the story.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 with warnings.catch_warnings():
     # clip still imports pkg_resources, which complains about that with a path of this very machine
@@ -162,63 +162,37 @@ def autocast(device: torch.device | str, enabled: bool) -> contextlib.AbstractCo
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled)
 
 
-def train_clip(
-    model: CLIP,
-    batch: Callable[[int], tuple[Tensor, list[str]]],
-    *,
-    steps: int,
-    lr: float,
-    weight_decay: float = 0.05,
-    amp: bool = True,
-    state: dict | None = None,
-    save: Callable[[int, dict], None] | None = None,
-    save_every: int = 200,
-    progress: Callable[..., object] | None = None,
-) -> list[float]:
-    """Contrastive training of both towers; returns the losses of the steps run here.
+def contrastive_training_loss() -> Callable:
+    """The contrastive loss of both towers, for `training.train`.
 
-    batch(step) -> ((B, 3, H, W) normalised pictures, B captions), drawn from the step's own seed so
-    that a resumed run sees the same batches. AdamW, 5 % warm-up, cosine. `state`: a dictionary that
-    `save(step, state)` was given earlier.
+    A batch: (B, 3, H, W) pictures in CLIP's units and B captions. It compares all of them, so
+    micro-batches would not add up to it.
     """
-    device = model.positional_embedding.device
-    decay = [p for p in model.parameters() if p.ndim >= 2]
+
+    def loss(model: CLIP, batch: tuple[Tensor, list[str]], progress: float):
+        images, texts = batch
+        seen = F.normalize(model.encode_image(images).float(), dim=-1)
+        said = encode_texts(model, texts)
+        with autocast(seen.device, False):
+            return contrastive_loss(seen, said, model.logit_scale.exp().clamp(max=100)), {}
+
+    return loss
+
+
+def new_optimiser(
+    model: CLIP, steps: int, lr: float, weight_decay: float = 0.05
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """What a new CLIP is trained with: AdamW, 5 % warm-up, cosine; matrices alone decay."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [
-        {"params": decay, "weight_decay": weight_decay},
+        {"params": matrices, "weight_decay": weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
     optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
     warm = max(1, steps // 20)
 
-    def rate(t: int) -> float:
-        return min((t + 1) / warm, 0.5 * (1 + math.cos(math.pi * t / steps)))
+    def rate(step: int) -> float:
+        return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
-    start = 0
-    if state:
-        start = state["step"]
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-    model.train().requires_grad_(True)
-    losses = []
-    for step in range(start, steps):
-        images, texts = batch(step)
-        with autocast(device, amp):
-            seen = F.normalize(model.encode_image(images.to(device)).float(), dim=-1)
-            said = encode_texts(model, texts)
-        loss = contrastive_loss(seen, said, model.logit_scale.exp().clamp(max=100))
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
-        if progress:
-            progress(loss=losses[-1])
-        if save and (step + 1) % save_every == 0 and step + 1 < steps:
-            parts = {"model": model, "optimiser": optimiser, "schedule": schedule}
-            save(step + 1, {"step": step + 1, **{k: v.state_dict() for k, v in parts.items()}})
-    model.eval().requires_grad_(False)
-    return losses
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, rate)

@@ -28,13 +28,13 @@ from clims_lib.cam import CAMNet
 from clims_lib.clip_model import autocast
 from clims_lib.config import Profile
 from clims_lib.data.splits import read_sizes, read_split
-from clims_lib.devices import bar, device_of, fits
+from clims_lib.devices import bar, device_of, explains_out_of_memory
 from clims_lib.objectives import mask_loss
 from clims_lib.stages.masks import Predict, keep_segmentations, make_pseudo_masks, read_masks
 from clims_lib.stages.measures import measure_masks
 from clims_lib.stages.networks import load_network, new_network, train_cam, unusual
 from clims_lib.stages.walk import network_of
-from clims_lib.training import train
+from clims_lib.training import epoch_means, head_and_body, new_optimiser, new_schedule, train
 
 
 class DeepLab(nn.Module):
@@ -98,28 +98,32 @@ def train_deeplab(profile: Profile) -> Path:
             profile.augment.crop,
             profile.augment.resize,
         )
-        state, per_epoch = load_checkpoint(folder), len(batches(0))
-        done = (state or {}).get("epoch", 0) * per_epoch
+        state, per_epoch = load_checkpoint(folder), batches.steps_per_epoch
+        steps, kind = settings.epochs * per_epoch, profile.compute.optimiser
+        groups = head_and_body(model, settings.lr, settings.head_lr_factor)
+        optimiser = new_optimiser(kind, groups, settings.lr, settings.weight_decay)
         advice = "raise compute.accumulate, or lower deeplab.batch or augment.crop"
-        with bar(settings.epochs * per_epoch, "DeepLab", done) as progress, fits(device, advice):
+        with (
+            bar(steps, "DeepLab", (state or {}).get("step", 0)) as progress,
+            explains_out_of_memory(device, advice),
+        ):
             history = train(
                 model,
                 mask_loss(),
                 batches,
-                epochs=settings.epochs,
-                lr=settings.lr,
-                head_lr_factor=settings.head_lr_factor,
-                weight_decay=settings.weight_decay,
-                optimiser=profile.compute.optimiser,
+                steps=steps,
+                optimiser=optimiser,
+                schedule=new_schedule(kind, optimiser, steps, per_epoch),
+                steps_per_epoch=per_epoch,
                 seed=profile.seed,
                 state=state,
-                save=lambda parts: save_checkpoint(folder, parts["epoch"], **parts),
+                save=lambda state: save_checkpoint(folder, **state),
                 progress=progress,
                 accumulate=profile.compute.accumulate,
-                frozen_norm=profile.compute.frozen_norm,
+                frozen_norm=model.backbone if profile.compute.frozen_norm else None,
                 amp=not profile.compute.full_precision,
             )
-        write_json(folder / "history.json", history)
+        write_json(folder / "history.json", epoch_means(history, per_epoch))
         save_tensors(folder / "weights.safetensors", model.state_dict())
 
     recipe = {
@@ -150,7 +154,7 @@ def load_predictor(profile: Profile) -> Predict:
         for scale in profile.deeplab.scales:
             to = [max(1, round(side * scale)) for side in x.shape[-2:]]
             scaled = F.interpolate(x, to, mode="bilinear", align_corners=False)
-            with autocast(device, True), fits(device, "lower inference.batch"):
+            with autocast(device, True), explains_out_of_memory(device, "lower inference.batch"):
                 scores = model(scaled).float().softmax(1)
                 scores = scores + model(scaled.flip(-1)).float().softmax(1).flip(-1)
             total = total + F.interpolate(scores, x.shape[-2:], mode="bilinear")

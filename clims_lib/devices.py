@@ -31,7 +31,7 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def fits(device: torch.device, advice: str) -> Iterator[None]:
+def explains_out_of_memory(device: torch.device, advice: str) -> Iterator[None]:
     """Turn a GPU's running out of memory into a RuntimeError that says which setting to lower."""
     try:
         yield
@@ -99,10 +99,10 @@ class Team:
             for tensor in tensors:
                 tensor.copy_(self.accelerator.reduce(tensor, "mean"))
 
-    def total(self, values: dict[str, float]) -> dict[str, float]:
-        """The sums of numbers over the team."""
-        everyone = self.gather(values)
-        return {name: sum(one[name] for one in everyone) for name in values}
+    def total(self, rows: list[dict[str, float]]) -> list[dict[str, float]]:
+        """The sums of numbers over the team, row by row."""
+        together = zip(*self.gather(rows), strict=True)
+        return [{name: sum(one[name] for one in row) for name in row[0]} for row in together]
 
     def gather(self, value: Any) -> list:
         """Everyone's value, in the order of ranks, for plain values and tensors on the CPU."""
@@ -112,7 +112,7 @@ class Team:
 
         return gather_object([value])
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The first one's value."""
         return self.gather(value)[0]
 

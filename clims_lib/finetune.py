@@ -7,7 +7,8 @@ leaves its ground, that also ties the ground to the class. Notebook 01 measures 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 
 import torch
 import torch.nn.functional as F
@@ -39,106 +40,98 @@ def in_clips_units(pictures: Tensor, device: torch.device) -> Tensor:
     return normalise_for_clip(pictures.to(device).float() / 255)
 
 
-def finetune_text_tower(
-    model: CLIP,
-    pictures: Tensor,
-    labels: Tensor,
-    class_texts: list[str],
-    replay: Callable[[int], tuple[Tensor, list[str]]],
-    *,
-    steps: int,
-    lr: float,
-    margin: float,
-    batch_size: int,
-    generator: torch.Generator,
-    amp: bool = True,
-    progress: Callable[..., object] | None = None,
-) -> list[float]:
-    """Teach the text tower the class texts with a hinge, replaying captions; returns the losses.
-
-    pictures: uint8 (N, 3, H, W); labels: (N, K). The image tower does not change, so every picture
-    is encoded once. replay(step) -> a batch of pictures and captions that CLIP knew before: what it
-    was taught must not be lost. The hinge is silent where a present class is
-    `margin` ahead of an absent one. Raises ValueError when labels and texts disagree.
-    """
-    if labels.shape != (len(pictures), len(class_texts)):
-        raise ValueError(
-            f"labels {tuple(labels.shape)} must be ({len(pictures)}, {len(class_texts)})"
-        )
+@torch.no_grad()
+def encode_pictures(model: CLIP, pictures: Tensor, amp: bool = True) -> Tensor:
+    """uint8 (N, 3, H, W) -> CLIP's unit vectors (N, D), in memory."""
     encode, device = image_encoder(model), model.positional_embedding.device
-    model.eval().requires_grad_(False)
-    with torch.no_grad(), autocast(device, amp):
-        seen = torch.cat([encode(in_clips_units(p, device)) for p in pictures.split(256)])
-    labels = labels.to(device)
-    parameters = text_parameters(model)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    optimiser = torch.optim.Adam(parameters, lr=lr, fused=True)
-    losses = []
-    for step in range(steps):
-        some = torch.randint(len(seen), (batch_size,), generator=generator).to(device)
-        known, captions = replay(step)
-        with torch.no_grad(), autocast(device, amp):
-            known = encode(known.to(device))
-        with autocast(device, amp):
-            said = encode_texts(model, class_texts + captions)
-        classes, replayed = said[: len(class_texts)], said[len(class_texts) :]
-        loss = hinge_loss(seen[some] @ classes.T, labels[some], margin) / margin
-        loss = loss + contrastive_loss(known, replayed, model.logit_scale.exp())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-        if progress:
-            progress(loss=losses[-1])
-    model.requires_grad_(False)
-    return losses
+    with autocast(device, amp):
+        return torch.cat([encode(in_clips_units(p, device)).cpu() for p in pictures.split(256)])
 
 
-def finetune_both_towers(
-    model: CLIP,
-    pictures: Tensor,
+def hinge_batches(
+    seen: Tensor,
     labels: Tensor,
-    class_texts: list[str],
-    *,
-    steps: int,
-    lr: float,
-    batch_size: int,
-    weight_decay: float,
-    correct_shared: bool,
-    generator: torch.Generator,
-    amp: bool = True,
-    progress: Callable[..., object] | None = None,
-) -> list[float]:
-    """The published recipe: symmetric cross entropy of pictures and one of their label texts.
+    size: int,
+    seed: int,
+    replay: Callable[[int], Iterable[tuple[Tensor, list[str]]]],
+) -> Callable[[int], Iterator[tuple[Tensor, Tensor, Tensor, list[str]]]]:
+    """Batches for `hinge_training_loss`: some of the `encode_pictures` and their labels, replay.
 
-    SGD with momentum 0.9 and cosine decay. correct_shared: whether pictures of a batch that share
-    a text are left out of each other's softmax (published: they are false negatives).
-    pictures uint8 (N, 3, H, W); labels (N, K), at least one class each.
+    replay(start) -> the batches, of steps start, start + 1, ..., of pictures and captions that CLIP
+    knew before. Raises ValueError when pictures and labels are not equally many.
+    """
+    if len(seen) != len(labels):
+        raise ValueError(f"{len(seen)} pictures have {len(labels)} rows of labels")
+
+    def batches(start: int):
+        generator, known = torch.Generator().manual_seed(seed), iter(replay(start))
+        for step in count():  # from the first: what was drawn before decides what comes
+            some = torch.randint(len(seen), (size,), generator=generator)
+            if step >= start:
+                yield seen[some], labels[some], *next(known)
+
+    return batches
+
+
+def hinge_training_loss(class_texts: list[str], margin: float) -> Callable:
+    """The hinge of the class texts and a contrastive loss of replayed captions, for
+    `training.train`: the text tower learns, the image tower must not.
+
+    The hinge is silent where a present class is `margin` ahead of an absent one; replay keeps what
+    CLIP was taught. Raises ValueError when labels and texts disagree.
+    """
+
+    def loss(model: CLIP, batch: tuple[Tensor, Tensor, Tensor, list[str]], progress: float):
+        seen, labels, known, captions = batch
+        if labels.shape[1] != len(class_texts):
+            raise ValueError(f"labels of {labels.shape[1]} classes, {len(class_texts)} texts")
+        with torch.no_grad():
+            known = image_encoder(model)(known)
+        said = encode_texts(model, class_texts + captions)
+        classes, replayed = said[: len(class_texts)], said[len(class_texts) :]
+        with autocast(seen.device, False):
+            hinge = hinge_loss(seen @ classes.T, labels, margin) / margin
+            replay = contrastive_loss(known, replayed, model.logit_scale.exp())
+        return hinge + replay, {}
+
+    return loss
+
+
+def label_batches(
+    pictures: Tensor, labels: Tensor, class_texts: list[str], size: int, seed: int
+) -> Callable[[int], Iterator[tuple[Tensor, list[str]]]]:
+    """Batches of pictures uint8 (size, 3, H, W) and, for each, the text of one of its classes.
+
+    labels: (N, K). Raises ValueError when a picture has no class.
     """
     if not bool((labels.sum(1) > 0).all()):
         raise ValueError("every picture needs at least one class")
-    device = model.positional_embedding.device
-    encode = image_encoder(model)
-    model.requires_grad_(True)
-    optimiser = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    losses = []
-    for _ in range(steps):
-        some = torch.randint(len(pictures), (batch_size,), generator=generator)
-        chosen = torch.multinomial(labels[some], 1, generator=generator)[:, 0].tolist()
-        texts = [class_texts[k] for k in chosen]
-        with autocast(device, amp):
-            seen = encode(in_clips_units(pictures[some], device))
-            said = F.normalize(encode_texts(model, texts), dim=-1)
-        same = same_text_matrix(texts).to(device) if correct_shared else None
-        loss = contrastive_loss(seen, said, model.logit_scale.exp(), same)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
-        if progress:
-            progress(loss=losses[-1])
-    model.eval().requires_grad_(False)
-    return losses
+
+    def batches(start: int):
+        generator = torch.Generator().manual_seed(seed)
+        for step in count():
+            some = torch.randint(len(pictures), (size,), generator=generator)
+            chosen = torch.multinomial(labels[some], 1, generator=generator)[:, 0].tolist()
+            if step >= start:
+                yield pictures[some], [class_texts[k] for k in chosen]
+
+    return batches
+
+
+def label_training_loss(correct_shared: bool) -> Callable:
+    """The published recipe, for `training.train`: symmetric cross entropy of pictures and one of
+    their label texts; both towers learn.
+
+    correct_shared: whether pictures of a batch that share a text are left out of each other's
+    softmax (published: they are false negatives).
+    """
+
+    def loss(model: CLIP, batch: tuple[Tensor, list[str]], progress: float):
+        pictures, texts = batch
+        seen = image_encoder(model)(in_clips_units(pictures, pictures.device))
+        said = F.normalize(encode_texts(model, texts), dim=-1)
+        same = same_text_matrix(texts).to(seen.device) if correct_shared else None
+        with autocast(seen.device, False):
+            return contrastive_loss(seen, said, model.logit_scale.exp(), same), {}
+
+    return loss

@@ -3,7 +3,8 @@
 cam: image-level labels only. puzzle_cam: whole and tiles must agree (Jo and Yu, ICIP 2021).
 clims: CLIP judges what the maps cut out. full_masks: the ceiling, not weakly supervised.
 Each `*_loss` makes a function (network, batch, progress in [0, 1]) -> (loss, its parts) for
-`training.train`. Notebook 03 derives them.
+`training.train`. All are means over the pictures of a batch but those with masks, means over
+pixels: these have an attribute `count`, a function that counts a batch's. Notebook 03 derives them.
 """
 
 from __future__ import annotations
@@ -105,6 +106,11 @@ def clims_training_loss(
     return loss
 
 
+def known_pixels(batch: Batch) -> int:
+    """How many pixels of the batch's masks (B, H, W) are not 255."""
+    return int((batch[2] != 255).sum())
+
+
 def full_mask_loss(num_classes: int) -> Loss:
     """Binary cross entropy at every pixel but the borders (255): what masks would buy."""
 
@@ -122,6 +128,7 @@ def full_mask_loss(num_classes: int) -> Loss:
         part = (bce * known[:, None]).sum() / (known.sum() * num_classes).clamp(min=1)
         return part, {"bce": part}
 
+    loss.count = known_pixels
     return loss
 
 
@@ -135,4 +142,5 @@ def mask_loss() -> Loss:
         entropy = F.cross_entropy(model(images).float(), masks.long(), ignore_index=IGNORE)
         return entropy, {"ce": entropy}
 
+    loss.count = known_pixels
     return loss

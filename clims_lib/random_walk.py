@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from clims_lib.labels import IGNORE
 
@@ -98,45 +98,23 @@ def affinity_loss(values: Tensor, labels: Tensor, steps: list[tuple[int, int]]) 
     return loss
 
 
-def train_head(
-    head: AffinityHead,
-    draw: Callable[[Tensor], tuple[list[Tensor], Tensor]],
-    count: int,
-    neighbours: list[tuple[int, int]],
-    *,
-    steps: int,
-    batch: int,
-    lr: float,
-    generator: Generator,
-    state: dict | None = None,
-    save: Callable[[dict], None] | None = None,
-    progress: Callable[..., object] | None = None,
-) -> list[float]:
-    """Train an affinity head with Adam; returns the loss of every step.
+def affinity_training_loss(
+    features: Callable[[Tensor], list[Tensor]], neighbours: list[tuple[int, int]]
+) -> Callable:
+    """The affinity loss of an `AffinityHead`, for `training.train`.
 
-    draw(numbers) -> the backbone's features of those of `count` pictures and their sure labels
-    uint8 (batch, h, w); neighbours: `offsets`. `state` is what `save` was last given, every 100
-    steps.
+    features: pictures uint8 (B, 3, S, S) -> the backbone's, which does not learn; neighbours:
+    `offsets`. A batch: the pictures and their sure labels uint8 (B, h, w). Its three means are over
+    pairs of places, so micro-batches would not quite add up to it.
     """
-    optimiser, history = torch.optim.Adam(head.parameters(), lr=lr), []
-    if state:
-        head.load_state_dict(state["head"])
-        optimiser.load_state_dict(state["optimiser"])
-        generator.set_state(state["generator"])
-        history = list(state["history"])
-    for step in range(len(history), steps):
+
+    def loss(head: AffinityHead, batch: tuple[Tensor, Tensor], progress: float):
+        images, labels = batch
         with torch.no_grad():
-            stages, labels = draw(torch.randint(count, (batch,), generator=generator))
-        loss = affinity_loss(affinity(head(stages), neighbours), labels, neighbours)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        history.append(loss.item())
-        if progress:
-            progress(loss=history[-1])
-        if save and step % 100 == 99:
-            save({"head": head, "optimiser": optimiser, "generator": generator, "history": history})
-    return history
+            stages = features(images)
+        return affinity_loss(affinity(head(stages), neighbours), labels, neighbours), {}
+
+    return loss
 
 
 @torch.no_grad()

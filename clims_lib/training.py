@@ -1,165 +1,242 @@
-"""The training loop of all CAM networks, on one process or on many.
+"""The training loop of every network, on one process or on many.
 
-What is minimised comes from objectives.py.
+What is minimised comes from objectives.py, cct.py, clip_model.py, finetune.py and random_walk.py,
+the batches from batches.py. Optimisers and schedules are torch's own, made by whoever calls;
+`new_optimiser` and `new_schedule` make those of the CAM papers.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from clims_lib.clip_model import autocast
 from clims_lib.devices import ALONE, Team
-from clims_lib.objectives import Batch, Loss
+from clims_lib.objectives import Loss
+
+Batch = tuple[Tensor | list | None, ...]  # equally many pictures, labels, masks, captions, ...
+Batches = Callable[[int], Iterable[Batch]]  # start -> the batches of steps start, start + 1, ...
 
 
 @torch.random.fork_rng()  # whoever calls draws on as if nothing had been drawn here
 def train(
     model: nn.Module,
     loss: Loss,
-    batches: Callable[[int], list[Batch]],
+    batches: Batches,
     *,
-    epochs: int,
-    lr: float,
-    head_lr_factor: float = 1.0,
-    weight_decay: float = 1e-4,
-    clip_norm: float = 0.0,
-    optimiser: str = "adamw",
+    steps: int,
+    optimiser: Optimizer,
+    schedule: LRScheduler | None = None,
+    steps_per_epoch: int | None = None,
     amp: bool = True,
+    clip_norm: float = 0.0,
     accumulate: int = 1,
-    frozen_norm: bool = False,
+    frozen_norm: nn.Module | None = None,
+    generator: Generator | None = None,
     seed: int = 0,
     team: Team = ALONE,
     state: dict | None = None,
     save: Callable[[dict], None] | None = None,
-    progress=None,
+    save_every: float = 60.0,
+    progress: Callable[..., None] | None = None,
     watch: Callable[[int, nn.Module], None] | None = None,
 ) -> list[dict[str, float]]:
-    """Train a network with a `head` and a `backbone`; returns the mean loss parts of every epoch.
+    """Train in place; returns {"loss": ..., and its parts by name} of every step.
 
-    batches(epoch) -> an iterable of batches of known length, drawn from the epoch's own seed, so a
-    run resumed from `state` (what `save` was last given) ends in the same weights. optimiser: see
-    `new_optimiser`. accumulate: in how many pieces a batch goes through the network (small cards);
-    frozen_norm: batch normalisation keeps its running statistics, so that neither pieces nor
-    processes change a gradient; seed: dropout's, with the epoch; team: the processes that share
-    each batch. `watch` is called after every epoch: maps through time. Raises FloatingPointError
-    when the loss diverges.
+    loss(model, batch, share of training done) -> (loss, its parts). batches(start) -> the batches
+    of steps start, start + 1, ...; seed and step alone decide each, so that a run resumed from
+    `state` (what `save` was last given) ends in the same weights. amp: bfloat16. accumulate: in how
+    many micro-batches a batch goes through the network (small cards). frozen_norm: the part of the
+    model whose batch norms keep their running statistics, so that neither micro-batches nor
+    processes change a gradient. generator: what the loss draws from; seed: dropout's, with the
+    epoch. team: the processes that share each batch.
+
+    At the end of every epoch, by default once, come watch(epoch, model) and save(state); `save`
+    also when `save_every` seconds have passed. It must write at once: the next step changes the
+    tensors. progress(loss=...) is called for every step, on a GPU for several together. Raises
+    FloatingPointError when the loss diverges, ValueError when the batches run out.
     """
-    device = next(model.parameters()).device
-    stepper = new_optimiser(model, optimiser, lr, head_lr_factor, weight_decay)
-    objects = {"model": model, "optimiser": stepper}
-    start, history = 0, []
+    device, steps_per_epoch = next(model.parameters()).device, steps_per_epoch or steps
+    rng = torch.cuda if device.type == "cuda" else torch  # where dropout draws
+    objects = {"model": model, "optimiser": optimiser, "schedule": schedule, "generator": generator}
+    objects = {name: one for name, one in objects.items() if one is not None}
+    history: list[dict[str, float]] = []
     if state:
-        start, history = state["epoch"], state["history"]
+        history = list(state["history"])
         for name, one in objects.items():
-            one.load_state_dict(state[name])
-    for epoch in range(start, epochs):
-        torch.manual_seed(seed * 100_003 + epoch)
-        model.train()
-        if frozen_norm:
-            freeze_norm(model.backbone)
-        sums, todo = {}, batches(epoch)
-        for i, batch in enumerate(prefetch(todo, device)):
-            done = (epoch + i / len(todo)) / epochs
-            for group in stepper.param_groups:
-                group["lr"] = group["first_lr"] * DECAYS[optimiser](epoch / epochs, done)
-            stepper.zero_grad()
-            values: dict[str, float] = {}
-            for piece, weight in pieces(batch, accumulate, team):
-                with autocast(device, amp):
-                    value, parts = loss(model, piece, done)
-                (weight * team.size * value).backward()  # times size: the team takes the mean
-                for name, part in {"loss": value, **parts}.items():
-                    values[name] = values.get(name, 0.0) + weight * part.item()
-            if not math.isfinite(values["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {values['loss']} in epoch {epoch + 1}: lower the learning rate"
-                )
-            team.average(p.grad for p in model.parameters() if p.grad is not None)
-            if clip_norm:
-                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-            stepper.step()
-            for name, part in values.items():
-                sums[name] = sums.get(name, 0.0) + part / len(todo)
-            if progress:
-                progress(loss=values["loss"])
-        team.average(b for b in model.buffers() if b.is_floating_point())
-        history.append(team.total(sums))
-        if watch and team.rank == 0:
-            watch(epoch + 1, model)
-        if save and team.rank == 0 and epoch + 1 < epochs:
-            states = {name: one.state_dict() for name, one in objects.items()}
-            save({"epoch": epoch + 1, "history": history, **states})
+            load = one.set_state if isinstance(one, Generator) else one.load_state_dict
+            load(state[name])
+        rng.set_rng_state(state["rng"])
+    start, unread, saved = len(history), [], time.monotonic()
+    learn(model, frozen_norm)
+    for step, batch in zip(range(start, steps), prefetch(batches(start), device), strict=False):
+        epoch, done = divmod(step, steps_per_epoch)
+        if done == 0:
+            torch.manual_seed(seed * 100_003 + epoch)
+        optimiser.zero_grad()
+        unread.append([])
+        for some, weight in micro_batches(batch, accumulate, team, loss, model):
+            with autocast(device, amp):
+                value, parts = loss(model, some, step / steps)
+            (weight * team.size * value).backward()  # times size: the team takes the mean
+            parts = {"loss": value, **parts}
+            unread[-1].append((weight, {name: part.detach() for name, part in parts.items()}))
+        team.average(p.grad for p in model.parameters() if p.grad is not None)
+        if clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        optimiser.step()
+        if schedule:
+            schedule.step()
+
+        ends = done + 1 == steps_per_epoch or step + 1 == steps
+        late = team.size == 1 and time.monotonic() - saved > save_every  # a team's clocks differ
+        if ends or late or device.type == "cpu" or len(unread) == 20:  # reading makes a GPU wait
+            for values in team.total([add_up(one) for one in unread]):
+                history.append(values)
+                if not math.isfinite(values["loss"]):
+                    raise FloatingPointError(
+                        f"the loss is {values['loss']} in step {len(history)} of {steps}: lower "
+                        "the learning rate (lr in the profile)"
+                    )
+                if progress:
+                    progress(loss=values["loss"])
+            unread = []
+        if ends:
+            team.average(b for b in model.buffers() if b.is_floating_point())
+            if watch and team.rank == 0:
+                watch(epoch + 1, model)
+                learn(model, frozen_norm)
+        if save and team.rank == 0 and (ends or late) and step + 1 < steps:
+            states = {
+                name: one.get_state() if isinstance(one, Generator) else one.state_dict()
+                for name, one in objects.items()
+            }
+            save({"step": step + 1, "history": history, "rng": rng.get_rng_state(), **states})
+            saved = time.monotonic()
+    if len(history) < steps:
+        raise ValueError(f"the batches ran out after {len(history)} of {steps} steps")
     model.eval()
     return history
 
 
-DECAYS = {  # (share of epochs done, share of steps done) -> factor of the learning rate
-    "adamw": lambda epochs, steps: (1 + math.cos(math.pi * epochs)) / 2,
-    "sgd": lambda epochs, steps: (1 - steps) ** 0.9,
-}
-
-
-def new_optimiser(
-    model: nn.Module, name: str, lr: float, head_lr_factor: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """ "adamw" (with a cosine decay, epoch by epoch), or what CAM papers train with: "sgd" with
-    Nesterov momentum 0.9 and polynomial decay. Raises ValueError for others."""
-    if name not in DECAYS:
-        raise ValueError(f"optimiser must be one of {sorted(DECAYS)}, not {name!r}")
-    head = list(model.head.parameters())
-    body = [p for p in model.parameters() if all(p is not h for h in head)]
-    groups = [{"params": body, "first_lr": lr}, {"params": head, "first_lr": lr * head_lr_factor}]
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr, weight_decay=weight_decay, fused=True)
-    return torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
-
-
-def freeze_norm(model: nn.Module) -> None:
-    """Batch normalisation by running statistics, which stay as they are."""
-    for module in model.modules():
+def learn(model: nn.Module, frozen_norm: nn.Module | None) -> None:
+    """Training mode, but for the batch norms of `frozen_norm`."""
+    model.train()
+    for module in frozen_norm.modules() if frozen_norm else ():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
-def pieces(batch: Batch, accumulate: int, team: Team) -> Iterator[tuple[Batch, float]]:
-    """(piece, its share of the batch's pictures) of this process: the weights of all pieces of all
-    processes add up to 1. A process that the batch is too small for gets a piece of weight 0."""
+def add_up(parts: list[tuple[float, dict[str, Tensor]]]) -> dict[str, float]:
+    """The numbers of one step, from its micro-batches' weights and parts."""
+    values: dict[str, float] = {}
+    for weight, some in parts:
+        for name, part in some.items():
+            values[name] = values.get(name, 0.0) + weight * part.item()
+    return values
+
+
+def epoch_means(history: list[dict[str, float]], steps_per_epoch: int) -> list[dict[str, float]]:
+    """The mean loss and parts of every epoch, from those of every step."""
+    means: list[dict[str, float]] = []
+    for step, values in enumerate(history):
+        if step % steps_per_epoch == 0:
+            means.append(dict.fromkeys(values, 0.0))
+        for name, part in values.items():
+            means[-1][name] += part / steps_per_epoch
+    return means
+
+
+# ---- Optimisers ---------------------------------------------------------------------------------
+
+
+def head_and_body(model: nn.Module, lr: float, head_lr_factor: float) -> list[dict]:
+    """A network's parameters in two groups: the `head` learns `head_lr_factor` times as fast."""
+    head = list(model.head.parameters())
+    body = [p for p in model.parameters() if all(p is not h for h in head)]
+    return [{"params": body, "lr": lr}, {"params": head, "lr": lr * head_lr_factor}]
+
+
+def new_optimiser(
+    name: str, parameters: Iterable, lr: float, weight_decay: float, fused: bool = True
+) -> Optimizer:
+    """ "adamw", or what CAM papers train with: "sgd" with Nesterov momentum 0.9.
+
+    parameters: a model's, or groups of them. Raises ValueError for others.
+    """
+    if name not in DECAYS:
+        raise ValueError(f"optimiser must be one of {sorted(DECAYS)}, not {name!r}")
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr, weight_decay=weight_decay, fused=fused)
+    return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+
+
+def new_schedule(name: str, optimiser: Optimizer, steps: int, steps_per_epoch: int = 1) -> LambdaLR:
+    """The decay that goes with `new_optimiser(name)`: cosine, epoch by epoch; polynomial."""
+    return LambdaLR(optimiser, lambda step: DECAYS[name](step, steps, steps_per_epoch))
+
+
+DECAYS = {  # (step, steps, steps per epoch) -> factor of the learning rate
+    "adamw": lambda t, n, e: (1 + math.cos(math.pi * ((t // e) / (n // e)))) / 2,
+    "sgd": lambda t, n, e: (1 - t / n) ** 0.9,
+}
+
+
+# ---- Batches ------------------------------------------------------------------------------------
+
+
+def micro_batches(
+    batch: Batch, accumulate: int, team: Team, loss: Loss, model: nn.Module
+) -> Iterator[tuple[Batch, float]]:
+    """(micro-batch, weight) of this process: all weights of all processes add up to 1.
+
+    With these weights the gradients add up to the whole batch's. A micro-batch weighs as much as
+    its share of what `loss.count(batch)` counts, by default the pictures. It has two pictures at
+    least while one of the model's batch norms learns: one alone may have no deviation. A process
+    that the batch is too small for gets one of weight 0.
+    """
     if team.size == 1 and accumulate == 1:
         yield batch, 1.0
         return
-    count = len(batch[0])
-    mine = torch.arange(team.rank, count, team.size)
-    weights = len(mine) / count
-    if not len(mine):
-        mine, weights = torch.zeros(1, dtype=torch.long), 0.0
-    for some in mine.chunk(accumulate):
-        here = some.to(batch[0].device)
-        images, *others = (None if t is None else t[here] for t in batch)
-        images = images.contiguous(memory_format=torch.channels_last)
-        yield (images, *others), weights * len(some) / len(mine)
+    count = getattr(loss, "count", lambda some: len(some[0]))
+    total = max(count(batch), 1)
+    mine, share = _cut(batch, slice(team.rank, None, team.size)), 1
+    if not len(mine[0]):
+        mine, share = _cut(batch, slice(1)), 0
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    least = 2 if any(norm.training for norm in norms) else 1
+    size = min(len(part) for part in mine if part is not None)
+    number = max(1, min(accumulate, size // least))
+    for i in range(number):
+        some = tuple(
+            None if p is None else p[-(-len(p) * i // number) : -(-len(p) * (i + 1) // number)]
+            for p in mine
+        )
+        yield some, share * count(some) / total
+
+
+def _cut(batch: Batch, rows: slice) -> Batch:
+    return tuple(None if part is None else part[rows] for part in batch)
 
 
 def prefetch(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Batches on the device, pictures channels last; on a GPU the next one is read meanwhile."""
-
-    def ready(batch: Batch) -> Batch:
-        pin = device.type == "cuda"
-        images, *others = (t.pin_memory() if pin and t is not None else t for t in batch)
-        images = images.to(device, non_blocking=True)
-        rest = (None if t is None else t.to(device, non_blocking=True) for t in others)
-        return images.contiguous(memory_format=torch.channels_last), *rest
-
+    """Batches on the device; on a GPU the next one is read meanwhile."""
     if device.type != "cuda":
-        yield from map(ready, batches)
+        yield from batches
         return
     todo = iter(batches)
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(next, todo, None)
         while (batch := coming.result()) is not None:
             coming = reader.submit(next, todo, None)
-            yield ready(batch)
+            yield tuple(
+                part.pin_memory().to(device, non_blocking=True) if torch.is_tensor(part) else part
+                for part in batch
+            )

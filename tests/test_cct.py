@@ -1,4 +1,4 @@
-"""CCT: its losses at values worked by hand, where gradients may flow, and resuming."""
+"""CCT: its losses at values worked by hand, where gradients may flow, and training."""
 
 import math
 
@@ -7,18 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clims_lib.artifacts import load_checkpoint, save_checkpoint
 from clims_lib.cct import (
     cct_loss,
+    cct_training_loss,
     consistency,
     cross_entropy,
-    learning_rate,
     ramp_up,
-    train_cct_network,
     truth_threshold,
 )
 from clims_lib.cct_network import CCT, Decoder, PyramidPooling
 from clims_lib.perturbations import PERTURBATIONS
+from clims_lib.training import new_optimiser, new_schedule, train
 
 
 def seeded(seed=0):
@@ -97,7 +96,7 @@ def test_coarser_decoders_learn_from_every_other_pixel():
     )
     scores = model.main_decoder(z)
     by_hand = F.cross_entropy(scores, masks[:, 1::2, 1::2].long())
-    assert parts["weak_main"] == pytest.approx(by_hand.item(), abs=1e-5)
+    assert parts["weak_main"].item() == pytest.approx(by_hand.item(), abs=1e-5)
 
 
 # ---- Losses by hand
@@ -146,11 +145,6 @@ def test_truth_threshold_by_hand():
     assert truth_threshold(20, 100, 4) == pytest.approx(0.25 + 0.65 * (1 - math.exp(-2.5)))
     assert truth_threshold(40, 100, 4) == truth_threshold(100, 100, 4)
     assert truth_threshold(100, 100, 4) == pytest.approx(0.9, abs=0.005)
-
-
-def test_learning_rate_by_hand():
-    assert [learning_rate(s, 4, 2.0) for s in (0, 2, 4)] == pytest.approx([2, 1, 0])
-    assert learning_rate(2, 4, 2.0, "poly") == pytest.approx(2 * 0.5**0.9)
 
 
 def test_consistency_by_hand():
@@ -234,6 +228,7 @@ def test_the_whole_loss_is_the_weighted_sum_of_its_parts():
         generator=seeded(),
         **weights,
     )
+    parts = {name: part.item() for name, part in parts.items()}
     rise = math.exp(-5 * (1 - 1 / 5) ** 2)
     by_hand = (
         parts["supervised"]
@@ -247,36 +242,21 @@ def test_the_whole_loss_is_the_weighted_sum_of_its_parts():
 # ---- Training
 
 
-def batches(seed):
-    return lambda start: (batch(1000 * seed + step) for step in range(start, 100))
-
-
-def fit(model, steps=6, **more):
-    states = []
-    history = train_cct_network(
+def fit(model, batches, steps, lr=1e-2, optimiser="adamw", amp=False, **more):
+    generator, names = seeded(), ("accumulate", "frozen_norm", "state", "save", "save_every")
+    how = {name: more.pop(name) for name in names if name in more}
+    chosen = new_optimiser(optimiser, model.parameters(), lr, 1e-4, fused=False)
+    return train(
         model,
-        batches(1),
-        batches(2),
+        cct_training_loss(steps=steps, generator=generator, **more),
+        batches,
         steps=steps,
-        lr=1e-2,
-        generator=seeded(),
-        save=states.append,
-        save_every=3,
-        **more,
+        optimiser=chosen,
+        schedule=new_schedule(optimiser, chosen, steps),
+        generator=generator,
+        amp=amp,
+        **how,
     )
-    return history, states
-
-
-def test_interrupted_training_ends_in_the_same_weights(tmp_path):
-    whole, resumed = small_model(), small_model(seed=1)
-    history, states = fit(whole)
-    assert [s["step"] for s in states] == [3, 6]
-    save_checkpoint(tmp_path, **states[0])  # through the disk, as after an interruption
-    second, _ = fit(resumed, state=load_checkpoint(tmp_path))
-    assert history == second
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-    assert not whole.training
 
 
 def test_training_learns():
@@ -284,10 +264,46 @@ def test_training_learns():
     images, _ = batch()
     masks = (images.mean(1) > 0).to(torch.uint8)
     masks[:, 8:] = 2
-    once = lambda start: iter([(images, masks)] * (60 - start))  # noqa: E731
-    history = train_cct_network(model, once, steps=60, lr=1e-2, generator=seeded(), annealed=False)
+    once = lambda start: iter([(images, masks, None, None)] * (60 - start))  # noqa: E731
+    history = fit(model, once, 60, annealed=False)
     assert history[-1]["supervised"] < 0.6 * history[0]["supervised"]
     assert history[-1]["consistency"] == 0  # without weak pictures: supervised alone
+
+
+def test_every_step_knows_how_far_training_is():
+    """ab-CE's threshold and the ramp are those of the step, whatever rounding does to its share."""
+    images, masks = batch()
+    steps, expected = 49, []
+    for step in range(steps):
+        model = small_model(("object_mask",)).train()
+        form = {"step": step, "total_steps": steps, "generator": seeded()}
+        value, _ = cct_loss(model, images, masks, images, masks, **form)
+        expected.append(value.item())
+    loss = cct_training_loss(steps=steps, generator=seeded())
+    for step, value in enumerate(expected):
+        model = small_model(("object_mask",)).train()
+        assert loss(model, (images, masks, images, masks), step / steps)[0].item() == value
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_micro_batches_add_up_where_nothing_is_drawn_or_annealed(optimiser):
+    """With CE and frozen batch norms, unevenly ignored masks change nothing."""
+    images, masks = batch(count=6)
+    masks[0], masks[1, 3:], masks[4, :, 5:] = 255, 255, 255
+    models = [small_model(()), small_model(()), small_model(())]
+    for model, accumulate in zip(models, (1, 2, 3), strict=True):
+        history = fit(
+            model,
+            lambda start: [(images, masks, None, None)] * 2,
+            2,
+            optimiser=optimiser,
+            accumulate=accumulate,
+            frozen_norm=model,
+            annealed=False,
+        )
+        assert history[0]["supervised"] == pytest.approx(history[0]["loss"])
+        for a, b in zip(models[0].parameters(), model.parameters(), strict=True):
+            torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
 
 
 # ---- Bad input
@@ -320,8 +336,6 @@ def test_losses_that_do_not_fit():
         cross_entropy(scores, masks[:, :, :2])
     with pytest.raises(ValueError, match="'mean' or 'sum_labels'"):
         consistency(scores, scores, "sum")
-    with pytest.raises(ValueError, match="'cosine' or 'poly'"):
-        learning_rate(0, 1, 1.0, "step")
 
 
 def test_a_weight_whose_input_is_missing():
@@ -334,14 +348,3 @@ def test_a_weight_whose_input_is_missing():
         weak_loss(small_model(()).train())
     with pytest.raises(ValueError, match="without weak_images"):
         cct_loss(model, *batch(), None, batch()[1], step=0, total_steps=1, generator=seeded())
-
-
-def test_training_that_cannot_go_on():
-    some = lambda start: list(batches(1)(start))[:2]  # noqa: E731
-    with pytest.raises(ValueError, match="ran out after 2 of 5 steps"):
-        train_cct_network(small_model(()), some, steps=5, lr=1e-2, generator=seeded())
-    broken = lambda start: [(torch.full((2, 3, 16, 16), math.nan), batch()[1])]  # noqa: E731
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 0"):
-        train_cct_network(
-            small_model(()), broken, steps=1, lr=1e-2, generator=seeded(), annealed=False
-        )

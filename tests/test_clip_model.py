@@ -1,21 +1,25 @@
 """The small CLIP is a real one: its class, its loader, its tokens, its arithmetic."""
 
+import math
+
 import clip
 import pytest
 import torch
+import torch.nn.functional as F
 from clip.model import CLIP
 
 from clims_lib.clip_model import (
-    CLIP_MEAN,
-    CLIP_STD,
+    MEAN,
+    STD,
+    contrastive_training_loss,
     encode_texts,
     image_encoder,
     load_clip,
     new_clip,
-    normalise_for_clip,
+    new_optimiser,
+    normalise,
     save_clip,
     tokenize,
-    train_clip,
 )
 
 
@@ -101,30 +105,22 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone():
     assert torch.equal(weight(one), weight(same)) and not torch.equal(weight(one), weight(other))
 
 
-def test_training_resumes_to_the_same_weights():
-    whole, halves, states = small(), small(), {}
-    train_clip(whole, batch, steps=4, lr=1e-3, amp=False)
-
-    def keep(step, parts):
-        states[step] = {
-            k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in parts.items()
-        }
-        states[step] = torch.load(_bytes(states[step] | {"step": step}), weights_only=True)
-        if step == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train_clip(halves, batch, steps=4, lr=1e-3, amp=False, save=keep, save_every=2)
-    resumed = small(7)
-    train_clip(resumed, batch, steps=4, lr=1e-3, amp=False, state=states[2])
-    for name, tensor in whole.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[name], tensor, msg=name)
+def test_a_training_step_is_the_contrastive_loss_of_both_towers():
+    model, (images, texts) = small().train(), batch(0)
+    loss, parts = contrastive_training_loss()(model, (images, texts), 0.0)
+    seen, said = model.encode_image(images), model.encode_text(tokenize(model, texts))
+    logits = model.logit_scale.exp() * F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T
+    right = torch.arange(4)
+    by_hand = (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-4) and parts == {}
 
 
-def _bytes(state):
-    import io
-
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return buffer
+def test_learning_rates_warm_up_and_fall():
+    optimiser, schedule = new_optimiser(small(), steps=40, lr=0.1)
+    for step in range(40):
+        rate = 0.1 * min((step + 1) / 2, 0.5 * (1 + math.cos(math.pi * step / 40)))
+        assert [group["lr"] for group in optimiser.param_groups] == [rate, rate]
+        optimiser.step()
+        schedule.step()
+    for group in optimiser.param_groups:  # matrices alone decay
+        assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])

@@ -11,6 +11,7 @@ from clip.model import CLIP
 from clims_lib import clip_model, finetune, losses, prompts
 from clims_lib.cam import CAMNet
 from clims_lib.objectives import clims_training_loss
+from clims_lib.training import train
 
 SHAPES = {  # of OpenAI's checkpoints
     "RN50": (1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12),
@@ -46,20 +47,18 @@ def test_real_shapes_are_loaded_finetuned_and_matched(name, half, tmp_path):
     texts = prompts.class_texts(CLASSES)
     before = model.text_projection.clone()
     labels = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    history = finetune.finetune_both_towers(
+    batches = finetune.label_batches((255 * images).to(torch.uint8), labels, texts, 2, 0)
+    history = train(
         model,
-        (255 * images).to(torch.uint8),
-        labels,
-        texts,
+        finetune.label_training_loss(correct_shared=True),
+        batches,
         steps=1,
-        lr=1e-3,
-        batch_size=2,
-        weight_decay=0.0,
-        correct_shared=True,
+        optimiser=torch.optim.SGD(model.requires_grad_(True).parameters(), lr=1e-3),
+        frozen_norm=model,
         amp=False,
-        generator=torch.Generator().manual_seed(0),
     )
-    assert math.isfinite(history[0]) and not torch.equal(before, model.text_projection)
+    model.requires_grad_(False)
+    assert math.isfinite(history[0]["loss"]) and not torch.equal(before, model.text_projection)
 
     network = CAMNet(3, (1, 1, 1, 1), thin=8, stride=16)
     class_text = clip_model.encode_texts(model, texts).detach()

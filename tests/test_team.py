@@ -1,4 +1,4 @@
-"""Two processes train the network that one trains; pieces of a batch add up to the batch."""
+"""Two processes train the network that one trains; micro-batches add up to the batch."""
 
 import os
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from clims_lib import batches, objectives, training
 from clims_lib.__main__ import main
@@ -26,12 +27,12 @@ class Member:
 
 
 @pytest.mark.parametrize("count, accumulate, size", [(8, 1, 2), (7, 3, 2), (5, 2, 3), (2, 1, 3)])
-def test_pieces_of_all_processes_are_the_batch_once(count, accumulate, size):
+def test_micro_batches_of_all_processes_are_the_batch_once(count, accumulate, size):
     batch = torch.rand(count, 3, 4, 4), torch.arange(float(count))[:, None], None
     seen, weights = [], 0.0
     for rank in range(size):
-        for (images, labels, masks), weight in training.pieces(
-            batch, accumulate, Member(rank, size)
+        for (images, labels, masks), weight in training.micro_batches(
+            batch, accumulate, Member(rank, size), objectives.cam_loss(), nn.Identity()
         ):
             assert masks is None and len(images) == len(labels) > 0
             weights += weight
@@ -52,10 +53,11 @@ def fit(accumulate, frozen_norm=True):
         model,
         objectives.cam_loss(),
         batches.MemoryBatches(images, labels, None, 6, 0),
-        epochs=2,
-        lr=1e-3,
+        steps=4,
+        steps_per_epoch=2,
+        optimiser=training.new_optimiser("adamw", model.parameters(), 1e-3, 1e-4),
         accumulate=accumulate,
-        frozen_norm=frozen_norm,
+        frozen_norm=model.backbone if frozen_norm else None,
         amp=False,
         team=ALONE,
     )

@@ -1,26 +1,33 @@
-"""The losses of CAM, PuzzleCAM and full masks by hand, and a training loop that resumes."""
+"""The losses of CAM, PuzzleCAM and full masks by hand, and the training loop."""
 
-import copy
 import math
-import random
+from itertools import islice
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from clims_lib.batches import MemoryBatches
+from clims_lib.devices import ALONE
 from clims_lib.objectives import (
     cam_loss,
     clims_training_loss,
     cut_tiles,
     full_mask_loss,
     join_tiles,
+    mask_loss,
     pooled_scores,
     puzzle_loss,
 )
-from clims_lib.training import train
+from clims_lib.training import (
+    epoch_means,
+    head_and_body,
+    micro_batches,
+    new_optimiser,
+    new_schedule,
+    train,
+)
 
 
 class Same(nn.Module):
@@ -171,53 +178,150 @@ def data(count=24):
     return images, labels.float(), None
 
 
-def fit(model, epochs=4, **more):
-    batches = MemoryBatches(*data(), 8, seed=0)
+def fit(model, epochs=4, loss=None, batches=None, **more):
+    batches = batches or MemoryBatches(*data(), 8, seed=0)
+    optimiser = new_optimiser("adamw", head_and_body(model, 1e-2, 5), 1e-2, 1e-4)
+    steps = epochs * batches.steps_per_epoch
     return train(
         model,
-        cam_loss(0.1),
+        loss or cam_loss(0.1),
         batches,
-        epochs=epochs,
-        lr=1e-2,
-        head_lr_factor=5,
+        steps=steps,
+        optimiser=optimiser,
+        schedule=new_schedule("adamw", optimiser, steps, batches.steps_per_epoch),
+        steps_per_epoch=batches.steps_per_epoch,
         clip_norm=5.0,
         **more,
     )
 
 
-@pytest.mark.parametrize("stopped_after", [1, 3])
-def test_interrupted_training_ends_in_the_same_weights(stopped_after):
-    whole, resumed, states = Small(), Small(seed=1), []
-    history = fit(whole, save=lambda state: states.append(copy.deepcopy(state)))
-    assert [s["epoch"] for s in states] == [1, 2, 3]
+def test_a_checkpoint_is_written_at_the_end_of_every_epoch_and_when_the_last_is_old():
+    states = []
+    fit(Small(), save=lambda state: states.append(state["step"]))
+    assert states == [3, 6, 9]  # not after the last one: what was trained is there
+    states.clear()
+    fit(Small(), save=lambda state: states.append(state["step"]), save_every=0.0)
+    assert states == list(range(1, 12))
+
+
+def test_nobody_elses_random_numbers_are_disturbed():
     torch.manual_seed(5)
     expected = torch.rand(3)
-    torch.manual_seed(5)  # what was drawn before makes no difference, and training draws nothing
-    assert fit(resumed, state=states[stopped_after - 1]) == history
+    one, other = Small(), Small()
+    torch.manual_seed(5)  # and what was drawn before makes no difference
+    history = fit(one)
     assert torch.equal(torch.rand(3), expected)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-    assert not whole.training and len(history) == 4
+    assert fit(other) == history
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_progress_and_watch_are_told():
     told, watched = [], []
-    fit(
-        Small(),
-        epochs=2,
-        progress=lambda loss: told.append(loss),
-        watch=lambda epoch, model: watched.append(epoch),
-    )
-    assert len(told) == 6 and watched == [1, 2]
+
+    def watch(epoch, model):
+        model.eval()  # as one that makes maps does; training goes on as without it
+        watched.append(epoch)
+
+    history = fit(Small(), epochs=2, progress=lambda loss: told.append(loss), watch=watch)
+    assert told == [step["loss"] for step in history] and watched == [1, 2]
+    assert history == fit(Small(), epochs=2)
 
 
-def test_divergence_raises():
-    def broken(model, batch, progress):
-        value = model(batch[0]).sum() * math.nan
-        return value, {}
+def test_the_means_of_every_epoch():
+    history = [{"loss": float(i), "part": 2.0 * i} for i in range(6)]
+    assert epoch_means(history, 3) == [{"loss": 1.0, "part": 2.0}, {"loss": 4.0, "part": 8.0}]
 
-    with pytest.raises(FloatingPointError, match="nan in epoch 1: lower the learning rate"):
-        train(Small(), broken, MemoryBatches(*data(), 8, seed=0), epochs=1, lr=1.0)
+
+def test_batches_that_run_out():
+    class Two(MemoryBatches):
+        def __call__(self, start):
+            return islice(super().__call__(start), 2)
+
+    with pytest.raises(ValueError, match="ran out after 2 of 3 steps"):
+        fit(Small(), epochs=1, batches=Two(*data(), 8, seed=0))
+
+
+# ---- Micro-batches
+
+
+@pytest.mark.parametrize("loss", [mask_loss(), full_mask_loss(2)], ids=["masks", "full_masks"])
+def test_micro_batches_of_unevenly_ignored_masks_add_up_to_the_gradient_by_hand(loss):
+    """Pictures with 1, 5, 16 and 2 known pixels: each known pixel counts the same."""
+    g = torch.Generator().manual_seed(0)
+    images, masks = torch.rand(4, 3, 4, 4, generator=g), torch.full((4, 4, 4), 255).byte()
+    for mask, known in zip(masks, (1, 5, 16, 2), strict=True):
+        mask.view(-1)[:known] = torch.randint(0, 3, (known,), generator=g).byte()
+
+    class Line(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Conv2d(3, 3 if loss.__qualname__.startswith("mask_loss") else 2, 1)
+
+        def forward(self, images):
+            return self.head(images)
+
+    model, total = Line(), 0
+    for image, mask in zip(images, masks, strict=True):  # pixel by pixel
+        for y, x in (mask != 255).nonzero().tolist():
+            scores = model.head.weight[:, :, 0, 0] @ image[:, y, x] + model.head.bias
+            klass = int(mask[y, x])
+            if len(scores) == 3:
+                total = total - scores.log_softmax(0)[klass]
+            else:
+                truth = torch.tensor([float(klass == 1), float(klass == 2)])
+                total = total - F.logsigmoid(torch.where(truth > 0, scores, -scores)).mean()
+    by_hand = torch.autograd.grad(total / 24, list(model.parameters()))
+    batches = lambda start: [(images, torch.zeros(4, 2), masks)]  # noqa: E731
+    for accumulate in (1, 2, 4):
+        before = [p.detach().clone() for p in model.parameters()]
+        sgd = torch.optim.SGD(model.parameters(), 1.0)
+        train(model, loss, batches, steps=1, optimiser=sgd, amp=False, accumulate=accumulate)
+        for p, start, gradient in zip(model.parameters(), before, by_hand, strict=True):
+            torch.testing.assert_close(start - p.detach(), gradient, atol=1e-6, rtol=1e-4)
+            p.data.copy_(start)
+
+
+@pytest.mark.parametrize("count, accumulate", [(4, 4), (5, 5), (7, 3), (2, 9), (1, 2)])
+def test_a_batch_norm_that_learns_sees_two_pictures(count, accumulate):
+    batch, model = (torch.rand(count, 3, 8, 8), [str(i) for i in range(count)]), Small()
+    for learns, least in ((True, min(count, 2)), (False, 1)):
+        parts = list(micro_batches(batch, accumulate, ALONE, cam_loss(), model.train(learns)))
+        assert all(len(x) == len(texts) >= least for (x, texts), _ in parts)
+        assert len(parts) == max(1, min(accumulate, count // least))
+        assert sum((texts for (_, texts), _ in parts), []) == batch[1]
+        assert sum(weight for _, weight in parts) == pytest.approx(1)
+
+
+def test_parts_of_a_batch_may_differ_in_length():
+    """CCT's labelled and weak pictures."""
+    batch = torch.rand(4, 3, 8, 8), torch.rand(4), torch.rand(6, 3, 8, 8), None
+    parts = [p for p, _ in micro_batches(batch, 2, ALONE, cam_loss(), Small())]
+    assert [[None if x is None else len(x) for x in p] for p in parts] == [[2, 2, 3, None]] * 2
+
+
+# ---- Learning rates
+
+
+def rates(optimiser, schedule, steps):
+    """The learning rates of every group in every step."""
+    seen = []
+    for _ in range(steps):
+        seen.append([group["lr"] for group in optimiser.param_groups])
+        optimiser.step()
+        schedule.step()
+    return seen
+
+
+def test_learning_rates_are_those_of_the_formulas():
+    epochs, per_epoch, model = 4, 5, Small()
+    steps = epochs * per_epoch
+    for name in ("adamw", "sgd"):
+        optimiser = new_optimiser(name, head_and_body(model, 0.3, 7), 0.3, 0.0)
+        found = rates(optimiser, new_schedule(name, optimiser, steps, per_epoch), steps)
+        for step, (body, head) in enumerate(found):
+            cosine = (1 + math.cos(math.pi * ((step // per_epoch) / epochs))) / 2
+            factor = cosine if name == "adamw" else (1 - step / steps) ** 0.9
+            assert (body, head) == (0.3 * factor, 0.3 * 7 * factor)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
@@ -238,15 +342,14 @@ def test_learning_rates_fall_as_published(name):
         return total, {}
 
     images = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
+    optimiser = new_optimiser(name, head_and_body(model, 0.1, 10), 0.1, 0.0)
     train(
         model,
         loss,
         MemoryBatches(images, torch.zeros(6, 2), None, 2, 0),
-        epochs=2,
-        lr=0.1,
-        head_lr_factor=10,
-        weight_decay=0.0,
-        optimiser=name,
+        steps=6,
+        optimiser=optimiser,
+        schedule=new_schedule(name, optimiser, 6, 3),
         amp=False,
     )
     assert seen == pytest.approx([i / 6 for i in range(6)])
@@ -260,57 +363,4 @@ def test_learning_rates_fall_as_published(name):
     for p, before, factor in zip(model.parameters(), start, (1, 1, 10, 10), strict=True):
         assert before - p.item() == pytest.approx(factor * moved, rel=1e-3)
     with pytest.raises(ValueError, match="optimiser must be one of"):
-        train(
-            model,
-            loss,
-            MemoryBatches(images, torch.zeros(6, 2), None, 2, 0),
-            epochs=1,
-            lr=0.1,
-            optimiser="adam",
-        )
-
-
-# ---- Batches
-
-
-def equal(some, others):
-    pairs = list(zip(some, others, strict=True))
-    return all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in pairs)
-
-
-def test_batches_depend_on_seed_and_epoch_alone():
-    batches = MemoryBatches(*data(), 7, seed=3)
-    first = list(batches(0))
-    torch.manual_seed(99), random.seed(99), np.random.seed(99), torch.rand(10)
-    assert equal(first, MemoryBatches(*data(), 7, seed=3)(0))
-    assert not equal(first, batches(1))
-    assert not equal(first, MemoryBatches(*data(), 7, seed=4)(0))
-    state = torch.get_rng_state()
-    list(batches(5))
-    assert torch.equal(state, torch.get_rng_state())
-
-
-def test_an_epoch_holds_every_picture_once_in_zero_to_one():
-    images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 2, 2)
-    batches = MemoryBatches(images, torch.zeros(10, 2), None, 4, seed=0)(0)
-    assert len(batches) == 3
-    seen = torch.cat([x[:, 0, 0, 0] for x, _, _ in batches])
-    assert sorted((255 * seen).round().int().tolist()) == list(range(10))
-
-
-def test_masks_are_mirrored_with_their_pictures():
-    images = torch.zeros(30, 3, 4, 4, dtype=torch.uint8)
-    images[..., 0] = 255
-    corners = set()
-    for x, _, m in MemoryBatches(images, torch.zeros(30, 2), images[:, 0], 8, seed=0)(0):
-        assert torch.equal(x[:, 0] > 0, m > 0)
-        corners |= set(m[:, 0, 0].tolist())
-    assert corners == {0, 255}
-
-
-def test_counts_that_differ():
-    images, labels, _ = data(4)
-    with pytest.raises(ValueError, match="equally many"):
-        MemoryBatches(images, labels[:3], None, 2, seed=0)
-    with pytest.raises(ValueError, match="equally many"):
-        MemoryBatches(images, labels, torch.zeros(3, 8, 8), 2, seed=0)
+        new_optimiser("adam", model.parameters(), 0.1, 0.0)

@@ -5,9 +5,10 @@ Like every stage they return a finished artifact's folder and compute it only wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -20,9 +21,10 @@ from clims_lib.config import ROOT, Profile
 from clims_lib.data.download import SOURCES
 from clims_lib.data.pictures import digest_of
 from clims_lib.data.splits import read_split, split_folder
-from clims_lib.devices import bar, device_of, fits
+from clims_lib.devices import bar, device_of, explains_out_of_memory
 from clims_lib.miniworld import world
 from clims_lib.miniworld.captions import cut_views
+from clims_lib.training import train
 
 
 @lru_cache(maxsize=1)  # training and finetuning see the same scenes, which take a minute to draw
@@ -41,7 +43,11 @@ class CaptionBatches:
         self.size, self.seed = size // 2, 2 * profile.seed + salt
         self.cuts = asdict(profile.clip.cutouts)
 
-    def __call__(self, step: int) -> tuple[Tensor, list[str]]:
+    def __call__(self, start: int) -> Iterator[tuple[Tensor, list[str]]]:
+        """The batches of steps start, start + 1, ..., without end."""
+        return map(self.draw, count(start))
+
+    def draw(self, step: int) -> tuple[Tensor, list[str]]:
         """Two views each of size / 2 scenes: (size, 3, H, W) in CLIP's units, size captions."""
         g = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         some = torch.randint(len(self.corpus.images), (self.size,), generator=g)
@@ -84,23 +90,26 @@ def make_clip(profile: Profile) -> Path:
                 clip_model.load_clip(find_clip(profile), device), folder / "clip.pt"
             )
             return
-        model = untrained_clip(profile)
-        state = load_checkpoint(folder)
-        batches = CaptionBatches(profile, settings.batch)
+        model, state = untrained_clip(profile), load_checkpoint(folder)
+        optimiser, schedule = clip_model.new_optimiser(model, settings.steps, settings.lr)
         with (
             bar(settings.steps, "CLIP from captions", (state or {}).get("step", 0)) as progress,
-            fits(device, "lower clip.batch"),
+            explains_out_of_memory(device, "lower clip.batch"),
         ):
-            losses = clip_model.train_clip(
+            history = train(
                 model,
-                batches,
+                clip_model.contrastive_training_loss(),
+                CaptionBatches(profile, settings.batch),
                 steps=settings.steps,
-                lr=settings.lr,
+                optimiser=optimiser,
+                schedule=schedule,
+                clip_norm=1.0,
+                amp=not profile.compute.full_precision,
                 state=state,
-                save=lambda step, parts: save_checkpoint(folder, **parts),
+                save=lambda state: save_checkpoint(folder, **state),
                 progress=progress,
             )
-        write_json(folder / "history.json", losses)
+        write_json(folder / "history.json", [step["loss"] for step in history])
         clip_model.save_clip(model, folder / "clip.pt")
 
     recipe = {
@@ -108,10 +117,16 @@ def make_clip(profile: Profile) -> Path:
         "captions": profile.data.captions,
         "seed": profile.seed,
         "world": world._drawing_version(),
+        **_precision(profile),
     }
     if profile.clip_checkpoint:
         recipe = {"checkpoint": profile.clip_checkpoint, "files": digest_of([find_clip(profile)])}
     return artifact(profile.outputs / "weights", "clip", recipe, make)
+
+
+def _precision(profile: Profile) -> dict:
+    """What `compute` says about CLIP's training, for a recipe, when it is not as usual."""
+    return {"full_precision": True} if profile.compute.full_precision else {}
 
 
 def find_clip(profile: Profile) -> Path:
@@ -156,43 +171,28 @@ def finetune_clip(profile: Profile) -> Path:
     settings, source = profile.finetune, make_clip(profile)
 
     def make(folder: Path) -> None:
-        model = clip_model.load_clip(source / "clip.pt", device_of(profile))
-        pictures, labels, _ = read_split(profile, "train")
-        common = {
-            "steps": settings.steps,
-            "lr": settings.lr,
-            "batch_size": settings.batch,
-            "generator": torch.Generator().manual_seed(profile.seed),
-        }
-        texts = prompts.class_texts(profile.data.classes)
+        device, state = device_of(profile), load_checkpoint(folder)
+        model = clip_model.load_clip(source / "clip.pt", device)
+        how = _hinge if settings.loss == "hinge" else _label_contrast
+        loss, batches, optimiser, schedule = how(profile, model)
         with (
-            bar(settings.steps, "finetuning CLIP") as progress,
-            fits(device_of(profile), "lower finetune.batch"),
+            bar(settings.steps, "finetuning CLIP", (state or {}).get("step", 0)) as progress,
+            explains_out_of_memory(device, "lower finetune.batch"),
         ):
-            if settings.loss == "hinge":
-                replay = CaptionBatches(profile, settings.replay, salt=1)
-                losses = finetune.finetune_text_tower(
-                    model,
-                    pictures,
-                    labels,
-                    texts,
-                    replay,
-                    margin=settings.margin,
-                    progress=progress,
-                    **common,
-                )
-            else:
-                losses = finetune.finetune_both_towers(
-                    model,
-                    pictures,
-                    labels,
-                    texts,
-                    weight_decay=settings.weight_decay,
-                    correct_shared=settings.correct_shared,
-                    progress=progress,
-                    **common,
-                )
-        write_json(folder / "history.json", losses)
+            history = train(
+                model,
+                loss,
+                batches,
+                steps=settings.steps,
+                optimiser=optimiser,
+                schedule=schedule,
+                amp=not profile.compute.full_precision,
+                frozen_norm=model,
+                state=state,
+                save=lambda state: save_checkpoint(folder, **state),
+                progress=progress,
+            )
+        write_json(folder / "history.json", [step["loss"] for step in history])
         clip_model.save_clip(model, folder / "clip.pt")
 
     recipe = {
@@ -200,8 +200,38 @@ def finetune_clip(profile: Profile) -> Path:
         "clip": key_in(source),
         "seed": profile.seed,
         "train": key_in(split_folder(profile, "train")),
+        **_precision(profile),
     }
     return artifact(profile.outputs / "weights", "clip_finetuned", recipe, make)
+
+
+def _hinge(profile: Profile, model: CLIP):
+    """The careful finetuning: loss, batches, optimiser of the text tower, no schedule."""
+    settings, texts = profile.finetune, prompts.class_texts(profile.data.classes)
+    pictures, labels, _ = read_split(profile, "train")
+    replay = CaptionBatches(profile, settings.replay, salt=1)
+    seen = finetune.encode_pictures(model, pictures, not profile.compute.full_precision)
+    batches = finetune.hinge_batches(seen, labels, settings.batch, profile.seed, replay)
+    parameters = finetune.text_parameters(model)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimiser = torch.optim.Adam(parameters, lr=settings.lr, fused=True)
+    return finetune.hinge_training_loss(texts, settings.margin), batches, optimiser, None
+
+
+def _label_contrast(profile: Profile, model: CLIP):
+    """The published finetuning: loss, batches, optimiser of both towers, cosine."""
+    settings, texts = profile.finetune, prompts.class_texts(profile.data.classes)
+    pictures, labels, _ = read_split(profile, "train")
+    batches = finetune.label_batches(pictures, labels, texts, settings.batch, profile.seed)
+    optimiser = torch.optim.SGD(
+        model.requires_grad_(True).parameters(),
+        lr=settings.lr,
+        momentum=0.9,
+        weight_decay=settings.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+    return finetune.label_training_loss(settings.correct_shared), batches, optimiser, schedule
 
 
 def clip_texts(profile: Profile, model) -> tuple[Tensor, Tensor]:

@@ -27,8 +27,7 @@ from clims_lib.cam import CAMNet
 from clims_lib.config import ROOT, Profile, did_you_mean
 from clims_lib.data.download import SOURCES
 from clims_lib.data.splits import read_sizes, read_split, split_folder
-from clims_lib.devices import ALONE, Team, bar, device_of, fits
-from clims_lib.losses import TERMS, check_weights
+from clims_lib.devices import ALONE, Team, bar, device_of, explains_out_of_memory
 from clims_lib.settings import Compute
 from clims_lib.stages.clip import clip_texts, finetune_clip
 
@@ -117,7 +116,7 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
         inputs["losses"] = asdict(profile.losses) | {"weights": loss_weights(profile, method)}
 
     def make(folder: Path) -> None:
-        device, state = device_of(profile), team.told(load_checkpoint(folder))
+        device, state = device_of(profile), team.broadcast(load_checkpoint(folder))
         model = new_network(profile) if "start" not in inputs else load_network(profile, "cam")
         model = model.to(device, memory_format=torch.channels_last)
         data = read_split(profile, "train", masks=method == "full_masks")
@@ -129,34 +128,38 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
             profile.augment.crop,
             profile.augment.resize,
         )
-        per_epoch = len(todo(0))
-        done = (state or {}).get("epoch", 0) * per_epoch
+        per_epoch = todo.steps_per_epoch
+        steps, kind = settings["epochs"] * per_epoch, profile.compute.optimiser
+        groups = training.head_and_body(model, settings["lr"], settings["head_lr_factor"])
+        optimiser = training.new_optimiser(kind, groups, settings["lr"], settings["weight_decay"])
         advice = (
             f"raise compute.accumulate (now {profile.compute.accumulate}), or lower "
             f"{_section(method)}.batch (now {settings['batch']}) or augment.crop"
         )
-        with bar(settings["epochs"] * per_epoch, method, done) as progress, fits(device, advice):
+        with (
+            bar(steps, method, (state or {}).get("step", 0)) as progress,
+            explains_out_of_memory(device, advice),
+        ):
             history = training.train(
                 model,
                 _cam_loss(profile, method),
                 todo,
-                epochs=settings["epochs"],
-                lr=settings["lr"],
-                weight_decay=settings["weight_decay"],
-                head_lr_factor=settings["head_lr_factor"],
-                optimiser=profile.compute.optimiser,
+                steps=steps,
+                optimiser=optimiser,
+                schedule=training.new_schedule(kind, optimiser, steps, per_epoch),
+                steps_per_epoch=per_epoch,
                 clip_norm=settings.get("clip_norm", 0.0),
                 state=state,
                 team=team,
                 accumulate=profile.compute.accumulate,
-                frozen_norm=profile.compute.frozen_norm,
+                frozen_norm=model.backbone if profile.compute.frozen_norm else None,
                 amp=not profile.compute.full_precision,
-                save=lambda parts: save_checkpoint(folder, parts["epoch"], **parts),
+                save=lambda state: save_checkpoint(folder, **state),
                 progress=progress,
                 watch=_keep_maps(profile, folder),
             )
         if team.rank == 0:
-            write_json(folder / "history.json", history)
+            write_json(folder / "history.json", training.epoch_means(history, per_epoch))
             save_tensors(folder / "weights.safetensors", model.state_dict())
 
     recipe = {
@@ -171,11 +174,11 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
     }
     root = profile.outputs / "weights"
     folder = folder_of(root, method, recipe)
-    if team.told(not folder.is_dir()) and team.rank > 0:
+    if team.broadcast(not folder.is_dir()) and team.rank > 0:
         make(folder)  # its share of the work; what it reads and writes is the first one's
     elif team.rank == 0:
         artifact(root, method, recipe, make)
-    team.told(None)  # wait until the folder has its name
+    team.broadcast(None)  # wait until the folder has its name
     return folder
 
 

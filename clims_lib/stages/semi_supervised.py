@@ -6,12 +6,13 @@ only. At test time no labels are given.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import repeat
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor
-from tqdm.auto import tqdm
+from torch import Tensor
 
 from clims_lib import cct
 from clims_lib.artifacts import (
@@ -24,18 +25,18 @@ from clims_lib.artifacts import (
     save_tensors,
     write_json,
 )
-from clims_lib.batches import random_crops
+from clims_lib.batches import DrawnBatches
 from clims_lib.cam import MEAN, STD
 from clims_lib.cct_network import CCT
 from clims_lib.clip_model import autocast
 from clims_lib.config import Profile, did_you_mean
 from clims_lib.data.splits import read_sizes, read_split, split_folder
-from clims_lib.devices import device_of, fits
-from clims_lib.settings import Augment
+from clims_lib.devices import bar, device_of, explains_out_of_memory
 from clims_lib.stages.masks import Predict, keep_segmentations, make_pseudo_masks, read_masks
 from clims_lib.stages.measures import measure_masks
 from clims_lib.stages.networks import load_network, new_network, train_cam, unusual
 from clims_lib.stages.walk import network_of
+from clims_lib.training import new_optimiser, new_schedule, train
 
 
 def methods_of(profile: Profile) -> dict[str, tuple[bool, bool]]:
@@ -72,51 +73,6 @@ def normalise(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-def draw_order(count: int, batch_size: int, steps: int, generator: Generator) -> Tensor:
-    """Which pictures each step sees: int64 (steps, batch_size), every picture once an epoch.
-
-    Fixed before training starts, so that one may go on from any step.
-    """
-    if min(count, batch_size, steps) < 1:
-        raise ValueError(f"count {count}, batch_size {batch_size}, steps {steps}: all must be >= 1")
-    epochs = math.ceil(batch_size * steps / count)
-    order = [torch.randperm(count, generator=generator) for _ in range(epochs)]
-    return torch.cat(order)[: batch_size * steps].view(steps, batch_size)
-
-
-def _batches(
-    images: Tensor,
-    sizes: Tensor,
-    masks: Tensor | None,
-    augment: Augment,
-    *,
-    size: int,
-    steps: int,
-    seed: int,
-) -> cct.Batches:
-    """Random crops, mirrored at random; step and seed decide a batch, whatever went before."""
-    generator = torch.Generator().manual_seed(seed)
-    order = draw_order(len(images), size, steps, generator)
-    mirror = torch.rand(order.shape, generator=generator) < 0.5
-    windows = torch.rand((*order.shape, 3), generator=generator)
-
-    def start_at(start: int):
-        for some, flip, window in zip(order[start:], mirror[start:], windows[start:], strict=True):
-            x, m = random_crops(
-                images[some].float() / 255,
-                None if masks is None else masks[some],
-                sizes[some],
-                window,
-                crop=augment.crop,
-                resize=augment.resize,
-            )
-            x = normalise(x)
-            x = torch.where(flip[:, None, None, None], x.flip(-1), x)
-            yield x, None if m is None else torch.where(flip[:, None, None], m.flip(-1), m)
-
-    return start_at
-
-
 def train_cct(profile: Profile, method: str) -> Path:
     """Train one of methods_of(profile); returns the folder of weights and history.json."""
     methods, settings, masks_by = methods_of(profile), profile.cct, profile.pseudo
@@ -131,48 +87,70 @@ def train_cct(profile: Profile, method: str) -> Path:
         model = new_cct(profile)
         # The published encoder starts from ImageNet; ours from the baseline CAM network.
         model.backbone.load_state_dict(load_network(profile, "cam").backbone.state_dict())
-        model = model.to(device_of(profile))
+        device, state = device_of(profile), load_checkpoint(folder)
+        model = model.to(device, memory_format=torch.channels_last)
         images, _, masks = read_split(profile, "train_labelled", masks=True)
-        labelled = _batches(
+        form = {"steps": settings.steps} | asdict(profile.augment)
+        labelled = DrawnBatches(
             images,
-            read_sizes(profile, "train_labelled"),
             masks,
-            profile.augment,
-            size=settings.batch_labelled,
-            steps=settings.steps,
+            settings.batch_labelled,
             seed=profile.seed,
+            sizes=read_sizes(profile, "train_labelled"),
+            **form,
         )
         weak = None
         if consistent or pseudo:
-            masks = read_masks(profile, source, "train_weak") if source else None
-            weak = _batches(
+            weak = DrawnBatches(
                 read_split(profile, "train_weak")[0],
-                read_sizes(profile, "train_weak"),
-                masks,
-                profile.augment,
-                size=settings.batch_weak,
-                steps=settings.steps,
+                read_masks(profile, source, "train_weak") if source else None,
+                settings.batch_weak,
                 seed=profile.seed + 1,
+                sizes=read_sizes(profile, "train_weak"),
+                **form,
             )
-        advice = "lower cct.batch_labelled, cct.batch_weak or augment.crop"
-        with tqdm(total=settings.steps, desc=method) as bar, fits(device_of(profile), advice):
-            history = cct.train_cct_network(
+
+        def batches(start: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+            unlabelled = weak(start) if weak else repeat((None, None))
+            for (x, m), (y, n) in zip(labelled(start), unlabelled, strict=False):
+                yield normalise(x), m, None if y is None else normalise(y), n
+
+        kind, generator = profile.compute.optimiser, torch.Generator(device)
+        generator.manual_seed(profile.seed)
+        optimiser = new_optimiser(
+            kind, model.parameters(), settings.lr, settings.weight_decay, fused=False
+        )
+        loss = cct.cct_training_loss(
+            steps=settings.steps,
+            generator=generator,
+            unsupervised_weight=settings.unsupervised_weight if consistent else 0.0,
+            weak_weight_auxiliary=settings.weak_weight_auxiliary if pseudo else 0.0,
+            weak_weight_main=settings.weak_weight_main if pseudo else 0.0,
+            ramp=settings.ramp,
+            reduction="sum_labels",
+        )
+        advice = (
+            "raise compute.accumulate, or lower cct.batch_labelled, cct.batch_weak or augment.crop"
+        )
+        with (
+            bar(settings.steps, method, (state or {}).get("step", 0)) as progress,
+            explains_out_of_memory(device, advice),
+        ):
+            history = train(
                 model,
-                labelled,
-                weak,
+                loss,
+                batches,
                 steps=settings.steps,
-                lr=settings.lr,
-                weight_decay=settings.weight_decay,
-                state=load_checkpoint(folder),
-                generator=torch.Generator(device_of(profile)).manual_seed(profile.seed),
-                bf16=not profile.compute.full_precision,
+                optimiser=optimiser,
+                schedule=new_schedule(kind, optimiser, settings.steps),
+                amp=not profile.compute.full_precision,
+                accumulate=profile.compute.accumulate,
+                frozen_norm=model.backbone if profile.compute.frozen_norm else None,
+                generator=generator,
+                seed=profile.seed,
+                state=state,
                 save=lambda state: save_checkpoint(folder, **state),
-                progress=lambda step, parts: bar.update(),
-                unsupervised_weight=settings.unsupervised_weight if consistent else 0.0,
-                weak_weight_auxiliary=settings.weak_weight_auxiliary if pseudo else 0.0,
-                weak_weight_main=settings.weak_weight_main if pseudo else 0.0,
-                ramp=settings.ramp,
-                reduction="sum_labels",
+                progress=progress,
             )
         write_json(folder / "history.json", history)
         save_tensors(folder / "weights.safetensors", model.state_dict())
@@ -208,7 +186,7 @@ def predictor(profile: Profile, method: str) -> Predict:
     @torch.no_grad()
     def predict(images: Tensor) -> Tensor:
         x = normalise(images.to(device).float() / 255)
-        with autocast(device, True), fits(device, "lower inference.batch"):
+        with autocast(device, True), explains_out_of_memory(device, "lower inference.batch"):
             scores = model(x).softmax(1) + model(x.flip(-1)).softmax(1).flip(-1)
         return scores.argmax(1).to(torch.uint8).cpu()
 

@@ -6,7 +6,8 @@ is read for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from clims_lib.artifacts import (
 )
 from clims_lib.cam import CAMNet
 from clims_lib.config import Profile
-from clims_lib.data.splits import open_split, read_images, split_folder
+from clims_lib.data.splits import open_split, read_images
 from clims_lib.devices import bar, device_of, explains_out_of_memory
 from clims_lib.metrics import IGNORE
 from clims_lib.seeds import normalise_cam
@@ -39,6 +40,7 @@ from clims_lib.stages.maps import (
 )
 from clims_lib.stages.methods import WALK
 from clims_lib.stages.networks import load_network, train_cam
+from clims_lib.training import train
 
 
 def walk_cams(profile: Profile, method: str, split: str, count: int | None = None) -> Path:
@@ -135,31 +137,36 @@ def train_affinity(profile: Profile, name: str) -> Path:
         images = read_images(profile, "train")[: settings.pictures]
         sure = sure_labels(profile, name, "train", settings.pictures)
 
-        def draw(some: Tensor) -> tuple[list[Tensor], Tensor]:
-            x = images[some].to(device).float() / 255
-            labels = sure[some][:, :: settings.stride, :: settings.stride]
-            return features(model, x, settings.stride), labels.to(device)
+        sure = sure[:, :: settings.stride, :: settings.stride]
 
+        def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
+            generator = torch.Generator().manual_seed(profile.seed)
+            for step in count():  # from the first: what was drawn before decides what comes
+                some = torch.randint(len(images), (settings.batch,), generator=generator)
+                if step >= start:
+                    yield images[some], sure[some]
+
+        loss = random_walk.affinity_training_loss(
+            lambda x: features(model, x.float() / 255, settings.stride),
+            random_walk.offsets(settings.radius),
+        )
         head, state = new_affinity(profile, model).to(device), load_checkpoint(folder)
-        done = len(state["history"]) if state else 0
         with (
-            bar(settings.steps, f"affinities of {name}", done) as progress,
-            fits(device, "lower walk.batch"),
+            bar(settings.steps, f"affinities of {name}", (state or {}).get("step", 0)) as progress,
+            explains_out_of_memory(device, "lower walk.batch"),
         ):
-            history = random_walk.train_head(
+            history = train(
                 head,
-                draw,
-                len(images),
-                random_walk.offsets(settings.radius),
+                loss,
+                batches,
                 steps=settings.steps,
-                batch=settings.batch,
-                lr=settings.lr,
+                optimiser=torch.optim.Adam(head.parameters(), lr=settings.lr),
+                amp=False,  # the features alone, as when the walk is made
                 state=state,
-                generator=torch.Generator().manual_seed(profile.seed),
-                save=lambda parts: save_checkpoint(folder, len(parts["history"]), **parts),
+                save=lambda state: save_checkpoint(folder, **state),
                 progress=progress,
             )
-        write_json(folder / "history.json", history)
+        write_json(folder / "history.json", [step["loss"] for step in history])
         save_tensors(folder / "weights.safetensors", head.state_dict())
 
     recipe = {
