@@ -6,12 +6,10 @@ from dataclasses import fields, replace
 
 from clims_lib import oracle
 from clims_lib.config import Profile
-from clims_lib.deeplab import measure_deeplab
 from clims_lib.settings import Cutouts
 from clims_lib.stages.clip import finetune_clip, make_clip
 from clims_lib.stages.measures import measure, oracle_check, zero_shot
-from clims_lib.stages.networks import METHODS
-from clims_lib.stages.semi_supervised import measure_cct, methods_of
+from clims_lib.stages.methods import table_rows
 
 # What CLIMS is worth with a CLIP that was shown fewer cut-outs: shares of each way to cut.
 CORPORA = {
@@ -23,11 +21,7 @@ CORPORA = {
 def measure_all(profile: Profile) -> dict:
     """Every method and ablation of one seed, in results.json's form."""
     before, after = make_clip(profile), finetune_clip(profile)
-    rows = [row for method in METHODS for row in measure(profile, method)]
-    rows += [row for method in ("cam", "clims") for row in measure(profile, method, True)]
-    rows += [row for crf in (False, True) for row in measure(profile, "clims_walk", crf)]
-    rows += measure_deeplab(profile)
-    rows += [row for method in methods_of(profile) for row in measure_cct(profile, method)]
+    rows = [row for name in table_rows(profile) for row in measure(profile, name)]
     scores = [zero_shot(profile, before, "clip"), zero_shot(profile, after, "clip_finetuned")]
     return {"rows": rows, "zero_shot": scores, "oracle": oracle_check(profile, after)}
 

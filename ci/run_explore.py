@@ -19,6 +19,7 @@ from clims_lib.artifacts import atomic_path
 from clims_lib.config import Profile, load_profile
 from clims_lib.explore.cams import shown_methods
 from clims_lib.stages.clip import missing
+from clims_lib.stages.methods import row_of, trainers
 
 SOURCE = ROOT / "notebooks" / "explorers.ipynb"
 
@@ -66,7 +67,8 @@ def prepare(profile: str, overrides: Sequence[str], port: int, ip: str) -> list[
 
 def untrained(profile: Profile) -> list[str]:
     """Which of the networks that the explorers show are not there yet."""
-    wanted = {method for method, _ in shown_methods(profile).values()}
+    rows = shown_methods(profile).values()
+    wanted = {name if name in trainers(profile) else row_of(name).maps for name in rows}
     if "clip" not in missing(profile):
         wanted.add("clip_finetuned")
     finished = {

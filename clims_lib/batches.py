@@ -6,7 +6,7 @@ The seed and the step alone decide a batch, so a run that goes on sees what it w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count, islice
 
 import torch

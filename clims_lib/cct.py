@@ -21,8 +21,6 @@ from torch import Generator, Tensor
 from clims_lib.cct_network import CCT
 from clims_lib.labels import IGNORE
 
-
-
 # ---- Losses -------------------------------------------------------------------------------------
 
 

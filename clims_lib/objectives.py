@@ -29,20 +29,26 @@ def pooled_scores(scores: Tensor) -> Tensor:
     return scores.float().mean((2, 3))
 
 
-def cam_loss(area_weight: float = 0.0) -> Loss:
-    """Binary cross entropy of the pooled scores with the image-level labels: the classic CAM.
+def cam_loss() -> Loss:
+    """Binary cross entropy of the pooled scores with the image-level labels: the classic CAM."""
 
-    area_weight > 0 adds L_REG of the maps' sigmoid: the control without any language.
-    """
+    def loss(model: nn.Module, batch: Batch, progress: float) -> LossAndParts:
+        images, labels, _ = batch
+        bce = F.binary_cross_entropy_with_logits(pooled_scores(model(images)), labels)
+        return bce, {"bce": bce}
+
+    return loss
+
+
+def area_cam_loss(*, area_weight: float) -> Loss:
+    """`cam_loss` plus area_weight x L_REG of the maps' sigmoid: the control without language."""
 
     def loss(model: nn.Module, batch: Batch, progress: float) -> LossAndParts:
         images, labels, _ = batch
         scores = model(images)
-        parts = {"bce": F.binary_cross_entropy_with_logits(pooled_scores(scores), labels)}
-        if not area_weight:
-            return parts["bce"], parts
-        parts["reg"] = area_loss(scores.sigmoid())
-        return parts["bce"] + area_weight * parts["reg"], parts
+        bce = F.binary_cross_entropy_with_logits(pooled_scores(scores), labels)
+        reg = area_loss(scores.sigmoid())
+        return bce + area_weight * reg, {"bce": bce, "reg": reg}
 
     return loss
 
@@ -89,39 +95,42 @@ def clims_training_loss(
     *,
     size: int,
     weights: Mapping[str, float],
-    cbs_threshold: float | None = None,
+    cbs_form: str = "class_related",
+    cbs_threshold: float = 0.26,
 ) -> Loss:
     """The CLIMS loss (Eq. 6) of the network's maps; texts are encoded once, by the caller.
 
     size: CLIP's input resolution; pictures and maps are brought to it before they are multiplied.
+    cbs_form: "class_related", or "thresholded" at cbs_threshold.
     """
+    above = cbs_threshold if cbs_form == "thresholded" else None
 
     def loss(model: nn.Module, batch: Batch, progress: float) -> LossAndParts:
         images, labels, _ = batch
         cams = model(images).float().sigmoid()
         seen = normalise_for_clip(resize_for_clip(images, size))
         measured = similarities(encode, seen, cams, labels, class_text, background_text)
-        return clims_loss(*measured, cams, labels, weights=weights, cbs_threshold=cbs_threshold)
+        return clims_loss(*measured, cams, labels, weights=weights, cbs_threshold=above)
 
     return loss
 
 
 def known_pixels(batch: Batch) -> int:
     """How many pixels of the batch's masks (B, H, W) are not 255."""
-    return int((batch[2] != 255).sum())
+    return int((batch[2] != IGNORE).sum())
 
 
-def full_mask_loss(num_classes: int) -> Loss:
+def full_mask_loss() -> Loss:
     """Binary cross entropy at every pixel but the borders (255): what masks would buy."""
 
     def loss(model: nn.Module, batch: Batch, progress: float) -> LossAndParts:
-        images, _, masks = batch
+        images, labels, masks = batch
         if masks is None:
             raise ValueError("full_masks needs the masks: read the data set with masks=True")
         scores = F.interpolate(
             model(images).float(), masks.shape[-2:], mode="bilinear", align_corners=False
         )
-        known = masks != IGNORE
+        known, num_classes = masks != IGNORE, labels.shape[1]
         classes = torch.arange(1, num_classes + 1, device=masks.device).view(-1, 1, 1)
         target = (masks[:, None] == classes).float()
         bce = F.binary_cross_entropy_with_logits(scores, target, reduction="none")

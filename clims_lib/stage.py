@@ -68,9 +68,7 @@ def make_once(
 
 def values_of(profile: Profile, setting: str) -> dict[str, Any]:
     """{dotted name: value} of a setting, or of all settings of a section."""
-    value: Any = profile
-    for part in setting.split("."):
-        value = getattr(value, part)
+    value = value_of(profile, setting)
     return _flat(setting, asdict(value) if is_dataclass(value) else value)  # type: ignore[arg-type]
 
 
@@ -78,6 +76,14 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         return {name: value}
     return {k: v for key, inner in value.items() for k, v in _flat(f"{name}.{key}", inner).items()}
+
+
+def value_of(profile: Profile, setting: str) -> Any:
+    """The value of a dotted name, as it is."""
+    value: Any = profile
+    for part in setting.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def _reference(value: Any) -> Any:

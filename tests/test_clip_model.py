@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from clip.model import CLIP
 
 from clims_lib.clip_model import (
-    MEAN,
-    STD,
+    CLIP_MEAN,
+    CLIP_STD,
     contrastive_training_loss,
     encode_texts,
     image_encoder,
     load_clip,
     new_clip,
     new_optimiser,
-    normalise,
+    normalise_for_clip,
     save_clip,
     tokenize,
 )

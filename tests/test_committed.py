@@ -6,12 +6,10 @@ from update_readme import BEGIN, END, TABLES, with_results
 
 from clims_lib import oracle
 from clims_lib.config import load_profile
-from clims_lib.deeplab import method_of
 from clims_lib.results.tables import read_committed
 from clims_lib.stages.clip import finetune_clip
 from clims_lib.stages.measures import oracle_check
-from clims_lib.stages.networks import METHODS
-from clims_lib.stages.semi_supervised import methods_of
+from clims_lib.stages.methods import table_rows
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +32,7 @@ def test_every_method_was_measured_on_three_seeds(profile):
     seeds = {(row["method"], row["split"]): set() for row in rows}
     for row in rows:
         seeds[row["method"], row["split"]].add(row["seed"])
-    for method in (
-        *METHODS,
-        "cam_crf",
-        "clims_crf",
-        "clims_walk",
-        "clims_walk_crf",
-        method_of(profile),
-        *methods_of(profile),
-    ):
+    for method in table_rows(profile):
         for split in ("val", "test"):
             assert len(seeds[method, split]) >= 3, (method, split)
     assert {method for method, _ in seeds} >= set(CORPORA)

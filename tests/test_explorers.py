@@ -18,10 +18,12 @@ from clims_lib.config import load_profile
 from clims_lib.explore import cams, crf, html, losses, panel, prompts
 from clims_lib.explore.cases import Case, Cases
 from clims_lib.explore.panel import Panel, View, slider
-from clims_lib.stages import maps, semi_supervised
+from clims_lib.stages import maps
 from clims_lib.stages.clip import clip_texts
-from clims_lib.stages.masks import read_masks, segment
+from clims_lib.stages.masks import pseudo_masks, read_folder
+from clims_lib.stages.methods import trainers
 from clims_lib.stages.networks import loss_weights
+from clims_lib.stages.segmentations import make_segmentations
 
 TRAIN, BORDER = 6, 255
 
@@ -219,12 +221,12 @@ def test_the_cam_explorer_says_what_the_stages_say(tiny):
     """At each method's own threshold, IoU of a picture is that of the masks that are scored."""
     cases, shown = Cases(tiny), explore.cam_explorer(tiny)
     picture = cases.numbers("train")[0]
-    for title, (method, use_crf) in cams.shown_methods(tiny).items():
+    for title, method in cams.shown_methods(tiny).items():
         shown.controls["method"].value = title
         masks = (
-            read_masks(tiny, semi_supervised.segment(tiny, method, "val"), "val")
-            if title == "CCT"
-            else segment(tiny, method, "val", use_crf)
+            read_folder(tiny, make_segmentations(tiny, method, "val"), "val")
+            if method in trainers(tiny)
+            else pseudo_masks(tiny, method, "val")
         )
         expected = metrics.picture_iou(cases.truth[picture][None], masks[picture][None], TRAIN)
         assert html.per_cent(float(expected)) in shown.numbers.value, title

@@ -13,7 +13,7 @@ from clims_lib.clip_model import (
     image_encoder,
     new_clip,
     new_optimiser,
-    normalise,
+    normalise_for_clip,
 )
 from clims_lib.training import train
 

@@ -10,9 +10,8 @@ from clims_lib.data.splits import open_split, read_sizes, read_split
 from clims_lib.metrics import confusion
 from clims_lib.seeds import cam_to_mask
 from clims_lib.stages import maps
-from clims_lib.stages.maps import enlarge, groups, keep_cams, read_cam, write_cam
-from clims_lib.stages.networks import train_cam
-from clims_lib.stages.walk import compute_cams, make_cams, train_maps
+from clims_lib.stages.maps import enlarge, groups, read_cam, write_cam
+from clims_lib.stages.cams import compute_cams, make_cams, train_maps
 
 
 def test_numpy_alone_reads_a_file(tmp_path):
@@ -36,13 +35,13 @@ def test_no_class_no_map(tmp_path):
     assert enlarge(torch.rand(3, 2, 2, 2), 4).shape == (3, 2, 8, 8)
 
 
-def fake(images, seen):
-    """Maps that say which picture they are of, and remember which pictures they were asked for."""
+def fake(seen):
+    """Maps that say which picture they are of, and remember how many pictures they were asked for."""
 
     def maps_of(some):
-        seen.append(some)
-        mean = images[some].float().mean((1, 2, 3)) / 255
-        side = images.shape[-1] // 4
+        seen.append(len(some))
+        mean = some.float().mean((1, 2, 3)) / 255
+        side = some.shape[-1] // 4
         return mean[:, None, None, None].expand(-1, 20, side, side).clone()
 
     return maps_of
@@ -50,8 +49,8 @@ def fake(images, seen):
 
 def test_a_killed_run_goes_on_with_what_it_lacks(small_voc, monkeypatch):
     profile, seen = profile_of(small_voc, "inference.batch=3"), []
-    weights, images = train_cam(profile, "cam"), read_split(profile, "train")[0]
-    write = maps.write_cam
+    images, write = read_split(profile, "train")[0], maps.write_cam
+    monkeypatch.setattr(maps, "network_maps", lambda *_: fake(seen))
 
     def killed(path, *others):
         if path.stem == "p5":
@@ -60,15 +59,16 @@ def test_a_killed_run_goes_on_with_what_it_lacks(small_voc, monkeypatch):
 
     monkeypatch.setattr(maps, "write_cam", killed)
     with pytest.raises(KeyboardInterrupt):
-        keep_cams(profile, "cam", "train", lambda: fake(images, seen), weights)
+        make_cams(profile, "cam", "train")
     monkeypatch.setattr(maps, "write_cam", write)
-    folder = keep_cams(profile, "cam", "train", lambda: fake(images, seen), weights)
-    assert seen == [[0, 1, 2], [3, 4, 5], [5, 6, 7]]  # killed at p5, and on from there
+    folder = make_cams(profile, "cam", "train")
+    assert seen == [3, 3, 3]  # killed at p5, and on from there with p5, p6, p7
     for i, name in enumerate(open_split(profile, "train").names):
         with np.load(folder / f"{name}.npz", allow_pickle=False) as content:
             expected = images[i].float().mean().item() / 255
             assert content["maps"].max() == pytest.approx(expected, abs=1e-3)
-    keep_cams(profile, "cam", "train", lambda: pytest.fail("made again"), weights)
+    monkeypatch.setattr(maps, "network_maps", lambda *_: pytest.fail("made again"))
+    assert make_cams(profile, "cam", "train") == folder
 
 
 def test_groups_are_the_split_in_order(small_voc):

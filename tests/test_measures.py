@@ -6,13 +6,12 @@ import torch
 from conftest import profile_of
 from PIL import Image
 
-from clims_lib import deeplab
 from clims_lib.__main__ import main
 from clims_lib.config import load_profile
 from clims_lib.data.splits import make_data, read_split
 from clims_lib.data.voc import ground_names, list_names, read_mask, write_mask
-from clims_lib.stages import semi_supervised
 from clims_lib.stages.measures import around, leaks, measure_masks
+from clims_lib.stages.segmentations import predictor
 
 
 def test_a_ring_is_what_is_near_and_not_the_thing():
@@ -105,8 +104,8 @@ def test_a_segmentation_asks_for_no_labels(small_voc):
     profile = profile_of(small_voc, "pseudo.method=cam", "pseudo.crf=false", "deeplab.batch=4")
     images = read_split(profile, "val")[0]
     for predict in (
-        deeplab.load_predictor(profile),
-        semi_supervised.predictor(profile, "supervised"),
+        predictor(profile, "deeplab_cam"),
+        predictor(profile, "supervised"),
     ):
         masks = predict(images)
         assert masks.shape == (2, 32, 32) and masks.dtype == torch.uint8 and masks.max() <= 20

@@ -5,7 +5,8 @@ import torch
 
 from clims_lib.cct_network import CCT
 from clims_lib.config import load_profile
-from clims_lib.stages.semi_supervised import methods_of, new_cct, train_cct
+from clims_lib.stages.methods import trainers
+from clims_lib.stages.semi_supervised import new_cct, train_cct
 
 
 def test_the_network_is_the_same_for_the_same_seed_and_trains_from_nothing():
@@ -20,9 +21,10 @@ def test_the_network_is_the_same_for_the_same_seed_and_trains_from_nothing():
 
 
 def test_a_method_that_does_not_exist():
-    methods = methods_of(load_profile("tiny"))
-    assert set(methods.values()) == {(a, b) for a in (False, True) for b in (False, True)}
+    kinds = [t for t in trainers(load_profile("tiny")).values() if t.section == "cct"]
+    forms = {(t.consistency, t.pseudo) for t in kinds}
+    assert forms == {(a, b) for a in (False, True) for b in (False, True)} and len(kinds) == 4
     for masks in ("cam", "cam_walk"):
-        assert list(methods_of(load_profile("tiny", [f"pseudo.method={masks}"])))[-1] == "cct_cam"
+        assert "cct_cam" in trainers(load_profile("tiny", [f"pseudo.method={masks}"]))
     with pytest.raises(ValueError, match="no method 'cct_clim'; did you mean cct_clims"):
         train_cct(load_profile("tiny"), "cct_clim")

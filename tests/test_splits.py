@@ -10,7 +10,7 @@ from clims_lib.config import load_profile
 from clims_lib.data.splits import make_data, open_split, read_sizes, read_split
 from clims_lib.data.voc import VOC_CLASSES
 from clims_lib.stages.clip import find_clip, make_clip, missing, runnable
-from clims_lib.stages.masks import make_pseudo_masks, read_masks, segment
+from clims_lib.stages.masks import make_pseudo_masks, pseudo_masks, read_folder
 from clims_lib.stages.networks import load_imagenet
 
 
@@ -73,9 +73,9 @@ def test_without_clips_weights_everything_else_runs(small_voc):
 
 def test_pseudo_masks_have_their_pictures_sizes(small_voc):
     profile = profile_of(small_voc, "cam.batch=4", "inference.scales=[1.0]")
-    folder = make_pseudo_masks(profile, "cam", "train_weak", use_crf=False)
+    folder = make_pseudo_masks(profile, "cam", "train_weak")
     weak = open_split(profile, "train_weak", masks=True)
-    masks = read_masks(profile, folder, "train_weak")
+    masks = read_folder(profile, folder, "train_weak")
     sizes = read_sizes(profile, "train_weak").tolist()
     for i, (name, (height, width)) in enumerate(zip(weak.names, sizes, strict=True)):
         assert Image.open(folder / f"{name}.png").size == (width, height)
@@ -93,5 +93,5 @@ def test_the_size_of_a_batch_changes_no_mask(small_voc):
             "device=cpu",
             f"outputs={small_voc.parent}/{batch}",
         )
-        found.append(segment(profile, "cam", "train"))
+        found.append(pseudo_masks(profile, "cam", "train"))
     assert (found[0] == found[1]).float().mean() > 0.99  # bf16 sums may differ in the last bit

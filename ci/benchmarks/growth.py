@@ -49,8 +49,8 @@ def grown(factor: int, folder: Path) -> dict:
         "read": lambda: [splits.read_split(profile, s, masks=True) for s in ("train", "val")],
         "train": lambda: networks.train_cam(profile, "cam"),
         "maps": lambda: walk.make_cams(profile, "cam", "train"),
-        "threshold": lambda: masks.choose_threshold(profile, "cam", True),
-        "CRF": lambda: masks.make_pseudo_masks(profile, "cam", "train", True),
+        "threshold": lambda: masks.choose_threshold(profile, "cam_crf"),
+        "CRF": lambda: masks.make_pseudo_masks(profile, "cam_crf", "train"),
         "measure": lambda: measures.measure(profile, "cam"),
     }
     row = {"what": f"x{factor}: {count} train pictures"}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from clims_lib.commands.options import profile_option, setting_options
-from clims_lib.config import ROOT, did_you_mean, load_profile
+from clims_lib.config import ROOT, load_profile
 
 
 def download(parser: argparse.ArgumentParser) -> Callable:
@@ -47,9 +47,7 @@ def train(parser: argparse.ArgumentParser) -> Callable:
 
     def run(method: str, profile: str, overrides: list[str]):
         from clims_lib.stages.all_gpus import train_here
-        from clims_lib.stages.networks import METHODS
 
-        _check_method(method, METHODS)
         print(train_here(load_profile(profile, overrides), method))
 
     return run
@@ -70,23 +68,11 @@ def segment(parser: argparse.ArgumentParser) -> Callable:
     parser.add_argument("--split", default="test", help="default: test")
 
     def run(method: str, profile: str, overrides: list[str], split: str):
-        from clims_lib import deeplab
-        from clims_lib.stages import semi_supervised
+        from clims_lib.stages.segmentations import make_segmentations
 
-        settings = load_profile(profile, overrides)
-        semi = semi_supervised.methods_of(settings)
-        _check_method(method, [*semi, deeplab.method_of(settings)])
-        if method in semi:
-            print(semi_supervised.segment(settings, method, split))
-        else:
-            print(deeplab.segment(settings, split))
+        print(make_segmentations(load_profile(profile, overrides), method, split))
 
     return run
-
-
-def _check_method(method: str, known: Iterable[str]) -> None:
-    if method not in known:
-        raise ValueError(f"no method {method!r}{did_you_mean(method, known)}")
 
 
 def submission(parser: argparse.ArgumentParser) -> Callable:

@@ -24,10 +24,11 @@ from clims_lib.explore.crf import quick_refine, read_maps
 from clims_lib.explore.html import cards, per_cent
 from clims_lib.explore.panel import Panel, View, pickers, slider
 from clims_lib.labels import IGNORE
-from clims_lib.stages import semi_supervised
 from clims_lib.stages.clip import runnable
+from clims_lib.stages.cams import make_cams
 from clims_lib.stages.masks import choose_threshold
-from clims_lib.stages.walk import make_cams
+from clims_lib.stages.methods import CRF, row_of, trainers
+from clims_lib.stages.segmentations import make_segmentations
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,17 @@ class MethodOutput:
     threshold: float | None = None  # None: these are masks
 
 
-def shown_methods(profile: Profile) -> dict[str, tuple[str, bool]]:
-    """{title: (method, with CRF?)} of what can run here; the last one is CCT, which has no maps."""
-    ours, cct = profile.pseudo.method, list(semi_supervised.methods_of(profile))[-1]
+def shown_methods(profile: Profile) -> dict[str, str]:
+    """{title: row} of what can run here; the last one is CCT, which has no maps."""
+    ours = profile.pseudo.method
     found = {
-        "CAM": ("cam", False),
-        "PuzzleCAM": ("puzzle_cam", False),
-        "CLIMS": ("clims", False),
-        "CRF": (ours, True),
-        "CCT": (cct, False),
+        "CAM": "cam",
+        "PuzzleCAM": "puzzle_cam",
+        "CLIMS": "clims",
+        "CRF": ours + CRF,
+        "CCT": f"cct_{row_of(ours).method}",
     }
-    return {title: what for title, what in found.items() if runnable(profile, what[:1])}
+    return {title: name for title, name in found.items() if runnable(profile, [name])}
 
 
 def open_output(profile: Profile, title: str, split: str = "val") -> MethodOutput:
@@ -61,11 +62,12 @@ def open_output(profile: Profile, title: str, split: str = "val") -> MethodOutpu
     known = shown_methods(profile)
     if title not in known:
         raise ValueError(f"no method {title!r} here{did_you_mean(title, known)}")
-    method, use_crf = known[title]
-    if method in semi_supervised.methods_of(profile):
-        return MethodOutput(semi_supervised.segment(profile, method, split))
-    choice = choose_threshold(profile, method, use_crf)
-    return MethodOutput(make_cams(profile, method, split), use_crf, **choice)
+    name = known[title]
+    if name in trainers(profile):
+        return MethodOutput(make_segmentations(profile, name, split))
+    row = row_of(name)
+    folder = make_cams(profile, row.maps, split)
+    return MethodOutput(folder, row.crf, **choose_threshold(profile, name))
 
 
 def judge(case: Case, mask: Tensor) -> dict[str, float]:

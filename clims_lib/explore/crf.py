@@ -19,7 +19,8 @@ from clims_lib.explore.html import cards, per_cent
 from clims_lib.explore.panel import Panel, View, pickers, slider
 from clims_lib.stages import maps
 from clims_lib.stages.masks import choose_threshold, score
-from clims_lib.stages.walk import make_cams, network_of
+from clims_lib.stages.cams import make_cams
+from clims_lib.stages.methods import CRF, row_of
 
 LIVE_PIXELS = 2**15  # a CRF on more of them would fall behind a slider
 Tune = Callable[..., tuple[Case, Tensor, Tensor]]  # case, mask before and after the CRF
@@ -70,9 +71,9 @@ def compare(case: Case, before: Tensor, after: Tensor) -> dict[str, float]:
 
 def open_tuner(profile: Profile) -> tuple[Cases, float, Tune]:
     """(pictures, their method's choice of threshold, (case, settings) -> masks before, after)."""
-    ours = network_of(profile.pseudo.method)
+    ours = row_of(profile.pseudo.method).method
     folder = make_cams(profile, ours, "val")
-    choice, cases = choose_threshold(profile, ours, use_crf=True), Cases(profile)
+    choice, cases = choose_threshold(profile, ours + CRF), Cases(profile)
 
     @lru_cache(maxsize=64)
     def read(picture: int, klass: str) -> tuple[Case, Tensor, Tensor]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import warnings
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
-from clims_lib.config import Profile
+from clims_lib.config import ROOT, Profile
 from clims_lib.devices import ALONE, Team
 from clims_lib.stages.networks import train_cam
 
@@ -29,19 +31,23 @@ def train_here(profile: Profile, method: str) -> Path:
 
 
 def train_on_all_gpus(profile: Profile, methods: Iterable[str]) -> None:
-    """From a notebook that has not used a GPU yet: train on all GPUs of this machine, one method
-    after the other. With one GPU or none it does nothing; `train_cam` trains what is not there."""
+    """From a notebook: train on all GPUs of this machine, one method after the other.
+
+    Processes of their own do it, so it does not matter what this one has used. With one GPU or
+    none it does nothing; `train_cam` trains what is not there. Raises RuntimeError with the last
+    lines of what a process said when it fails.
+    """
     count = torch.cuda.device_count() if profile.device != "cpu" else 0
     if count < 2:
         return
-    if torch.cuda.is_initialized():  # processes cannot be forked any more
-        warnings.warn(
-            "this process already uses a GPU, so training goes on with one: restart the "
-            "kernel to use all",
-            stacklevel=2,
-        )
-        return
-    from accelerate import notebook_launcher
-
-    for method in methods:
-        notebook_launcher(train_here, (profile, method), num_processes=count)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder) / "profile.toml"
+        settings.write_text(repr(profile), encoding="utf-8")
+        for method in methods:
+            launch = ["-m", "accelerate.commands.launch", "--num_processes", str(count)]
+            train = ["-m", "clims_lib", "train", method, "--profile", str(settings)]
+            call = subprocess.run(
+                [sys.executable, *launch, *train], cwd=ROOT, capture_output=True, text=True
+            )
+            if call.returncode:
+                raise RuntimeError(f"training {method} on {count} GPUs:\n{call.stderr[-2000:]}")

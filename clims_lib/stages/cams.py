@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from clims_lib.config import Profile
-from clims_lib.stages.maps import enlarge, network_cams, network_maps
+from clims_lib.stages.maps import enlarge, from_network, network_cams, network_maps
 from clims_lib.stages.methods import row_of
 from clims_lib.stages.networks import train_cam
-from clims_lib.stages.walk import load_walk, train_affinity, walk_cams
+from clims_lib.stages.walk import from_walk, load_walk, train_affinity, walk_cams
 
 
 def train_maps(profile: Profile, method: str) -> Path:
@@ -27,6 +27,12 @@ def make_cams(profile: Profile, method: str, split: str, count: int | None = Non
     """
     row = row_of(method)
     return (walk_cams if row.walk else network_cams)(profile, row.method, split, count)
+
+
+def made_from(profile: Profile, method: str, split: str) -> dict:
+    """What the files of `make_cams` are made from, for the `make_once` of who uses them."""
+    row = row_of(method)
+    return (from_walk if row.walk else from_network)(profile, row.method, split)
 
 
 def compute_cams(profile: Profile, method: str, images: Tensor) -> Tensor:

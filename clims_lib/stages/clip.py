@@ -1,7 +1,4 @@
-"""The stages of CLIP: captions or a checkpoint -> CLIP -> finetuned CLIP -> encoded texts.
-
-Like every stage they return a finished artifact's folder and compute it only when it is not there.
-"""
+"""The stages of CLIP: captions or a checkpoint -> CLIP -> finetuned CLIP -> encoded texts."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from clip.model import CLIP
 from torch import Tensor
 
 from clims_lib import clip_model, finetune, prompts
-from clims_lib.artifacts import artifact, key_in, load_checkpoint, save_checkpoint, write_json
+from clims_lib.artifacts import load_checkpoint, save_checkpoint, write_json
 from clims_lib.config import ROOT, Profile
 from clims_lib.data.download import SOURCES
 from clims_lib.data.pictures import digest_of
@@ -24,6 +21,8 @@ from clims_lib.data.splits import read_split, split_folder
 from clims_lib.devices import bar, device_of, explains_out_of_memory
 from clims_lib.miniworld import world
 from clims_lib.miniworld.captions import cut_views
+from clims_lib.stage import make_once
+from clims_lib.stages.methods import needs_clip
 from clims_lib.training import train
 
 
@@ -112,21 +111,13 @@ def make_clip(profile: Profile) -> Path:
         write_json(folder / "history.json", [step["loss"] for step in history])
         clip_model.save_clip(model, folder / "clip.pt")
 
-    recipe = {
-        "clip": settings,
-        "captions": profile.data.captions,
-        "seed": profile.seed,
-        "world": world._drawing_version(),
-        **_precision(profile),
-    }
     if profile.clip_checkpoint:
-        recipe = {"checkpoint": profile.clip_checkpoint, "files": digest_of([find_clip(profile)])}
-    return artifact(profile.outputs / "weights", "clip", recipe, make)
-
-
-def _precision(profile: Profile) -> dict:
-    """What `compute` says about CLIP's training, for a recipe, when it is not as usual."""
-    return {"full_precision": True} if profile.compute.full_precision else {}
+        known = profile.outputs / "digests" / "weights.json"
+        read, inputs = [], {"checkpoint": digest_of([find_clip(profile)], known)}
+    else:
+        read, inputs = ["clip", "data.captions", "data.size", "seed", "compute.full_precision"], {}
+    read += ["clip_checkpoint"]
+    return make_once(profile, "weights", "clip", make, settings=read, inputs=inputs)
 
 
 def find_clip(profile: Profile) -> Path:
@@ -163,7 +154,7 @@ def missing(profile: Profile) -> dict[str, str]:
 def runnable(profile: Profile, methods: Iterable[str]) -> list[str]:
     """Those of the methods that need nothing that is missing here."""
     without_clip = "clip" in missing(profile)
-    return [m for m in methods if not (without_clip and ("clims" in m or "clip" in m))]
+    return [m for m in methods if not (without_clip and needs_clip(profile, m))]
 
 
 def finetune_clip(profile: Profile) -> Path:
@@ -195,14 +186,15 @@ def finetune_clip(profile: Profile) -> Path:
         write_json(folder / "history.json", [step["loss"] for step in history])
         clip_model.save_clip(model, folder / "clip.pt")
 
-    recipe = {
-        "finetune": settings,
-        "clip": key_in(source),
-        "seed": profile.seed,
-        "train": key_in(split_folder(profile, "train")),
-        **_precision(profile),
+    inputs = {
+        "clip": source,
+        "images": split_folder(profile, "train"),
+        "labels": split_folder(profile, "train", "labels"),
     }
-    return artifact(profile.outputs / "weights", "clip_finetuned", recipe, make)
+    read = ["finetune", "seed", "data.classes", "compute.full_precision"]
+    if settings.loss == "hinge":  # with replayed captions
+        read += ["data.captions", "clip.cutouts"]
+    return make_once(profile, "weights", "clip_finetuned", make, settings=read, inputs=inputs)
 
 
 def _hinge(profile: Profile, model: CLIP):

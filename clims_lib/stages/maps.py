@@ -42,12 +42,7 @@ def network_maps(profile: Profile, method: str) -> Maps:
         advice = explains_out_of_memory(device, "lower inference.batch")
         with advice, clip_model.autocast(device, not profile.compute.full_precision):
             maps = multi_scale_cam(
-                model,
-                x,
-                scales=how.scales,
-                flip=how.flip,
-                activation=activation,
-                stride=how.stride,
+                model, x, scales=how.scales, flip=how.flip, activation=activation, stride=how.stride
             )
         return maps.float().cpu()
 
@@ -67,21 +62,29 @@ def network_cams(profile: Profile, method: str, split: str, count: int | None = 
 
         write_cams(profile, folder, split, names, load)
 
-    return make_once(
-        profile,
-        "cams",
-        f"{method}_{split}",
-        make,
-        settings=[f"inference.{name}" for name in ("scales", "flip", "stride")]
-        + ["compute.full_precision"],
-        inputs={
-            "weights": train_cam(profile, method),
+    made = from_network(profile, method, split)
+    made["inputs"]["count"] = len(names)
+    return make_once(profile, "cams", f"{method}_{split}", make, **made)
+
+
+def from_network(profile: Profile, method: str, split: str) -> dict:
+    """What a network's maps are made from, for `make_once`: of stages that use some of these maps,
+    too, since how many others lie beside them changes nothing."""
+    return {
+        "settings": [
+            "inference.scales",
+            "inference.flip",
+            "inference.stride",
+            "compute.full_precision",
+        ],
+        "inputs": {
+            "network": train_cam(profile, method),
             "images": split_folder(profile, split),
             "labels": split_folder(profile, split, "labels"),
-            "count": len(names),
             "activation": METHODS[method].maps,
         },
-    )
+        "code": [network_cams],
+    }
 
 
 def write_cams(

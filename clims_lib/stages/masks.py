@@ -19,7 +19,7 @@ from clims_lib.data.splits import open_split, read_split, split_folder
 from clims_lib.data.voc import write_mask
 from clims_lib.metrics import IGNORE
 from clims_lib.stage import make_once
-from clims_lib.stages.cams import make_cams
+from clims_lib.stages.cams import made_from, make_cams
 from clims_lib.stages.maps import REFINING, groups, looked_at, refine
 from clims_lib.stages.methods import METHODS, row_of
 
@@ -32,12 +32,11 @@ def threshold_scores(profile: Profile, name: str) -> dict[str, list[float]]:
     """
     row = row_of(name)
     section = "crf" if row.crf else "inference"
-    settings = getattr(profile, section)
-    cams = make_cams(profile, row.maps, "train", looked_at(profile))
-    labels = len(profile.data.classes) + 1
+    settings, labels = getattr(profile, section), len(profile.data.classes) + 1
     hows = ("max",) if METHODS[row.method].maps == "relu" else ("max", "none")
 
     def make(folder: Path) -> None:
+        cams = make_cams(profile, row.maps, "train", looked_at(profile))
         truth = read_split(profile, "train", masks=True)[2]
         counts = dict.fromkeys(hows, 0)
         for part in groups(profile, cams, "train", settings.chosen_on):
@@ -54,23 +53,16 @@ def threshold_scores(profile: Profile, name: str) -> dict[str, list[float]]:
                     counts[how] = counts[how] + seeds.threshold_counts(
                         maps, known, settings.thresholds, part.classes, labels
                     )
-        curve = (lambda found: [metrics.miou(c) for c in found]) if row.crf else seeds.threshold_curve
-        write_json(folder / "scores.json", {how: curve(found) for how, found in counts.items()})
+        scores = {
+            how: [metrics.miou(c) for c in found] if row.crf else seeds.threshold_curve(found)
+            for how, found in counts.items()
+        }
+        write_json(folder / "scores.json", scores)
 
-    folder = make_once(
-        profile,
-        "thresholds",
-        name,
-        make,
-        settings=[f"{section}.thresholds", f"{section}.chosen_on", *(REFINING if row.crf else ())],
-        inputs={
-            "maps": cams,
-            "images": split_folder(profile, "train"),
-            "labels": split_folder(profile, "train", "labels"),
-            "masks": split_folder(profile, "train", "masks"),
-            "normalised by": hows,
-        },
-    )
+    maps = made_from(profile, row.maps, "train")
+    maps["settings"] += [f"{section}.thresholds", f"{section}.chosen_on", *(REFINING * row.crf)]
+    maps["inputs"] |= {"masks": split_folder(profile, "train", "masks"), "normalised by": hows}
+    folder = make_once(profile, "thresholds", name, make, **maps)
     return read_json(folder / "scores.json")
 
 
@@ -88,10 +80,9 @@ def make_pseudo_masks(profile: Profile, name: str, split: str) -> Path:
     name: the row, "clims_crf". An interrupted run goes on with the pictures that it lacks.
     """
     row, choice = row_of(name), choose_threshold(profile, name)
-    cams = make_cams(profile, row.maps, split)
 
     def make(folder: Path) -> None:
-        names = open_split(profile, split).names
+        names, cams = open_split(profile, split).names, make_cams(profile, row.maps, split)
         for part in groups(profile, cams, split):
             paths = [folder / f"{names[i]}.png" for i in part.some]
             if all(path.is_file() for path in paths):
@@ -104,19 +95,10 @@ def make_pseudo_masks(profile: Profile, name: str, split: str) -> Path:
             for path, mask in zip(paths, part.labels_of(masks), strict=True):
                 write_mask(path, mask.numpy())
 
-    return make_once(
-        profile,
-        "pseudo_masks",
-        f"{name}_{split}",
-        make,
-        settings=REFINING if row.crf else (),
-        inputs={
-            "maps": cams,
-            "images": split_folder(profile, split),
-            "labels": split_folder(profile, split, "labels"),
-            **choice,
-        },
-    )
+    maps = made_from(profile, row.maps, split)
+    maps["settings"] += REFINING * row.crf
+    maps["inputs"] |= choice
+    return make_once(profile, "pseudo_masks", f"{name}_{split}", make, **maps)
 
 
 def read_folder(profile: Profile, folder: Path, split: str) -> Tensor:

@@ -15,14 +15,13 @@ from clims_lib.data.splits import contents, make_data, open_split, read_split, s
 from clims_lib.data.voc import ground_names
 from clims_lib.devices import device_of
 from clims_lib.metrics import IGNORE
-from clims_lib.stages.clip import clip_texts
 from clims_lib.stage import make_once
 from clims_lib.stages.cams import train_maps
-from clims_lib.stages.clip import missing
+from clims_lib.stages.clip import clip_texts, missing
 from clims_lib.stages.masks import choose_threshold, make_pseudo_masks, read_folder
 from clims_lib.stages.methods import row_of, trainers
-from clims_lib.stages.segmentations import make_segmentations, train_network
 from clims_lib.stages.networks import loss_weights
+from clims_lib.stages.segmentations import make_segmentations, train_network
 
 LEAKS = {"railroad->train": ("railroad", "train"), "water->boat": ("water", "boat")}
 AROUND = ("train", "boat")  # the same cases on photographs
@@ -115,9 +114,7 @@ def measure_masks(profile: Profile, name: str, masks: dict[str, Path]) -> list[d
     truths = {f"truth of {s}": split_folder(profile, s, "masks") for s in masks}
     if "grounds" not in missing(profile):
         truths |= {f"grounds of {s}": contents(profile, s, "grounds") for s in masks}
-    measured = make_once(
-        profile, "measured", name, make, settings=["seed"], inputs=truths | masks
-    )
+    measured = make_once(profile, "measured", name, make, settings=["seed"], inputs=truths | masks)
     return read_json(measured / "rows.json")
 
 

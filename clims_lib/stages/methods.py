@@ -8,7 +8,7 @@ the CRF. Every list of methods, in notebooks as in tables, is derived from here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -115,6 +115,11 @@ def row_of(name: str) -> Row:
     if method not in METHODS:
         raise ValueError(f"no method {method!r}{did_you_mean(method, METHODS)}")
     return Row(method, maps != method, name != maps)
+
+
+def pseudo_row(profile: Profile) -> str:
+    """The row whose masks the profile's trainers learn from: "clims_crf"."""
+    return profile.pseudo.method + CRF * profile.pseudo.crf
 
 
 def trainers(profile: Profile) -> dict[str, Trainer]:

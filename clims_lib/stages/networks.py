@@ -1,21 +1,14 @@
-"""The stages of the CAM networks: data and finetuned CLIP -> trained networks.
-
-Each stage takes the profile, returns a finished artifact's folder, and computes it only when its
-settings, its seed or its inputs' changed. The only code that knows settings, disk and pieces.
-"""
+"""The stage of the CAM networks: data and finetuned CLIP -> trained networks."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from clims_lib import clip_model, objectives, training
+from clims_lib import clip_model, training
 from clims_lib.artifacts import (
-    artifact,
-    folder_of,
-    key_in,
     load_checkpoint,
     load_tensors,
     save_checkpoint,
@@ -24,17 +17,36 @@ from clims_lib.artifacts import (
 )
 from clims_lib.batches import MemoryBatches
 from clims_lib.cam import CAMNet
-from clims_lib.config import ROOT, Profile, did_you_mean
+from clims_lib.config import ROOT, Profile
 from clims_lib.data.download import SOURCES
+from clims_lib.data.pictures import digest_of
 from clims_lib.data.splits import read_sizes, read_split, split_folder
 from clims_lib.devices import ALONE, Team, bar, device_of, explains_out_of_memory
-from clims_lib.settings import Compute
+from clims_lib.losses import TERMS, check_weights
+from clims_lib.objectives import Loss
+from clims_lib.stage import make_once, value_of
 from clims_lib.stages.clip import clip_texts, finetune_clip
+from clims_lib.stages.methods import METHODS, row_of
 
-# CLIMS without one of its terms: the ablation of notebook 03.
-ABLATIONS = {f"clims_no_{term}": term for term in TERMS}
-CLASSIC = ("cam", "cam_longer", "puzzle_cam", "full_masks")  # from random weights
-METHODS = (*CLASSIC, "cam_area", "clims", *ABLATIONS)
+# What `new_network` reads, and what every training of a network on pictures does.
+NETWORK = (
+    "seed",
+    "data.classes",
+    "cam.backbone",
+    "cam.weights",
+    "cam.layers",
+    "cam.thin",
+    "cam.stride",
+    "compute.frozen_stages",
+)
+TRAINING = (
+    "seed",
+    "augment",
+    "compute.accumulate",
+    "compute.frozen_norm",
+    "compute.full_precision",
+    "compute.optimiser",
+)
 
 
 def loss_weights(profile: Profile, method: str = "clims") -> dict[str, float]:
@@ -42,9 +54,23 @@ def loss_weights(profile: Profile, method: str = "clims") -> dict[str, float]:
 
     Raises ValueError where the profile gives a weight to a term that does not exist.
     """
-    given, without = profile.losses.weights, ABLATIONS.get(method)
+    given, without = profile.losses.weights, METHODS[method].without
     check_weights(given)
     return {name: 0.0 if name == without else given[name] for name in TERMS if name in given}
+
+
+def new_loss(profile: Profile, method: str) -> Loss:
+    """What a method minimises, made from its entry in the registry."""
+    entry = METHODS[method]
+    given = {name: value_of(profile, setting) for name, setting in entry.arguments.items()}
+    if "weights" in given:
+        given["weights"] = loss_weights(profile, method)
+    if "clip" in entry.needs:
+        model = clip_model.load_clip(finetune_clip(profile) / "clip.pt", device_of(profile))
+        given["encode"] = clip_model.image_encoder(model)
+        given["class_text"], given["background_text"] = clip_texts(profile, model)
+        given["size"] = model.visual.input_resolution
+    return entry.loss(**given)
 
 
 def new_network(profile: Profile) -> CAMNet:
@@ -93,48 +119,63 @@ def load_network(profile: Profile, method: str) -> CAMNet:
     return model.to(device_of(profile), memory_format=torch.channels_last).eval()
 
 
-def unusual(profile: Profile) -> dict:
-    """The settings of `compute` that are not as usual, for a recipe; the others change nothing."""
-    usual = Compute(
-        accumulate=1, frozen_norm=False, full_precision=False, frozen_stages=0, optimiser="adamw"
-    )
-    return {k: v for k, v in asdict(profile.compute).items() if v != getattr(usual, k)}
+def first_weights(profile: Profile) -> str:
+    """A hash of the file that a fresh network's backbone starts from; "" where it needs none."""
+    named = {"": None, "imagenet": profile.weights / SOURCES["resnet50"].filename}
+    path = named.get(profile.cam.weights, ROOT / profile.cam.weights)
+    known = profile.outputs / "digests" / "weights.json"
+    return digest_of([path], known) if path is not None and path.is_file() else ""
 
 
 def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
     """Train the CAM network by one of METHODS; returns the folder of weights and history.json.
 
-    A team of processes shares every batch; its first one keeps the folder.
+    A team of processes shares every batch; its first one keeps the folder. Raises ValueError for
+    an unknown method.
     """
-    if method not in METHODS:
-        raise ValueError(f"no method {method!r}{did_you_mean(method, METHODS)}")
-    settings, inputs = _cam_settings(profile, method), {}
-    if method not in CLASSIC:
-        inputs["start"] = key_in(train_cam(profile, "cam", team))
-    if method == "clims" or method in ABLATIONS:
-        inputs["clip"] = key_in(finetune_clip(profile))
-        inputs["losses"] = asdict(profile.losses) | {"weights": loss_weights(profile, method)}
+    entry = METHODS[row_of(method).method]
+    section, masks = getattr(profile, entry.section), "masks" in entry.needs
+    epochs = entry.epochs or f"{entry.section}.epochs"
+    read = [epochs, *(f"{entry.section}.{name}" for name in ("batch", "lr", "head_lr_factor"))]
+    read += [f"{entry.section}.weight_decay", *entry.arguments.values()]
+    inputs = {
+        "images": split_folder(profile, "train"),
+        "labels": split_folder(profile, "train", "labels"),
+        "watched images": split_folder(profile, "val"),
+    }
+    if masks:
+        inputs["masks"] = split_folder(profile, "train", "masks")
+    if entry.start:
+        inputs["start"] = train_cam(profile, entry.start, team)
+    else:
+        inputs["first weights"] = first_weights(profile)
+    if "clip" in entry.needs:
+        inputs["clip"] = finetune_clip(profile)
+        read += ["losses.background"]
+    if entry.without:
+        inputs["without"] = entry.without
+    if hasattr(section, "clip_norm"):
+        read += [f"{entry.section}.clip_norm"]
 
     def make(folder: Path) -> None:
         device, state = device_of(profile), team.broadcast(load_checkpoint(folder))
-        model = new_network(profile) if "start" not in inputs else load_network(profile, "cam")
+        model = load_network(profile, entry.start) if entry.start else new_network(profile)
         model = model.to(device, memory_format=torch.channels_last)
-        data = read_split(profile, "train", masks=method == "full_masks")
-        todo = MemoryBatches(
-            *data,
-            settings["batch"],
+        batches = MemoryBatches(
+            *read_split(profile, "train", masks),
+            section.batch,
             profile.seed,
             read_sizes(profile, "train"),
             profile.augment.crop,
             profile.augment.resize,
         )
-        per_epoch = todo.steps_per_epoch
-        steps, kind = settings["epochs"] * per_epoch, profile.compute.optimiser
-        groups = training.head_and_body(model, settings["lr"], settings["head_lr_factor"])
-        optimiser = training.new_optimiser(kind, groups, settings["lr"], settings["weight_decay"])
+        per_epoch = batches.steps_per_epoch
+        steps, kind = value_of(profile, epochs) * per_epoch, profile.compute.optimiser
+        groups = training.head_and_body(model, section.lr, section.head_lr_factor)
+        optimiser = training.new_optimiser(kind, groups, section.lr, section.weight_decay)
         advice = (
             f"raise compute.accumulate (now {profile.compute.accumulate}), or lower "
-            f"{_section(method)}.batch (now {settings['batch']}) or augment.crop"
+            f"{entry.section}.batch (now {section.batch}) or augment.crop"
         )
         with (
             bar(steps, method, (state or {}).get("step", 0)) as progress,
@@ -142,13 +183,13 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
         ):
             history = training.train(
                 model,
-                _cam_loss(profile, method),
-                todo,
+                new_loss(profile, method),
+                batches,
                 steps=steps,
                 optimiser=optimiser,
                 schedule=training.new_schedule(kind, optimiser, steps, per_epoch),
                 steps_per_epoch=per_epoch,
-                clip_norm=settings.get("clip_norm", 0.0),
+                clip_norm=getattr(section, "clip_norm", 0.0),
                 state=state,
                 team=team,
                 accumulate=profile.compute.accumulate,
@@ -162,27 +203,19 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
             write_json(folder / "history.json", training.epoch_means(history, per_epoch))
             save_tensors(folder / "weights.safetensors", model.state_dict())
 
-    recipe = {
-        "method": method,
-        "settings": settings,
-        "cam": profile.cam,
-        "seed": profile.seed,
-        "augment": profile.augment,
-        "train": key_in(split_folder(profile, "train")),
-        **inputs,
-        **unusual(profile),
-    }
-    root = profile.outputs / "weights"
-    folder = folder_of(root, method, recipe)
-    if team.broadcast(not folder.is_dir()) and team.rank > 0:
-        make(folder)  # its share of the work; what it reads and writes is the first one's
-    elif team.rank == 0:
-        artifact(root, method, recipe, make)
-    team.broadcast(None)  # wait until the folder has its name
-    return folder
+    return make_once(
+        profile,
+        "weights",
+        method,
+        make,
+        settings=[*NETWORK, *TRAINING, *read, "data.studied"],
+        inputs=inputs,
+        code=[entry.loss],
+        team=team,
+    )
 
 
-def _keep_maps(profile: Profile, folder: Path):
+def _keep_maps(profile: Profile, folder: Path) -> Callable[[int, CAMNet], None]:
     """A `watch` for training: the score maps of a few val pictures after every epoch, on disk."""
     images = read_split(profile, "val")[0][: profile.data.studied].float() / 255
 
@@ -193,46 +226,3 @@ def _keep_maps(profile: Profile, folder: Path):
         save_tensors(folder / f"maps_{epoch:02d}.safetensors", {"scores": scores})
 
     return watch
-
-
-def _section(method: str) -> str:
-    """The section of the profile that has the method's schedule."""
-    if method == "puzzle_cam":
-        return "puzzle"
-    return "clims" if method in ("clims", "cam_area", *ABLATIONS) else "cam"
-
-
-def _cam_settings(profile: Profile, method: str) -> dict:
-    section = _section(method)
-    if section != "cam":
-        area = {"area_weight": profile.cam.area_weight} if method == "cam_area" else {}
-        return asdict(getattr(profile, section)) | area
-    epochs = profile.cam.longer_epochs if method == "cam_longer" else profile.cam.epochs
-    return {
-        "epochs": epochs,
-        "batch": profile.cam.batch,
-        "lr": profile.cam.lr,
-        "head_lr_factor": profile.cam.head_lr_factor,
-        "weight_decay": profile.cam.weight_decay,
-    }
-
-
-def _cam_loss(profile: Profile, method: str) -> objectives.Loss:
-    if method == "puzzle_cam":
-        puzzle = profile.puzzle
-        return objectives.puzzle_loss(
-            tiles=puzzle.tiles, alpha=puzzle.alpha, ramp=puzzle.alpha_ramp
-        )
-    if method == "full_masks":
-        return objectives.full_mask_loss(len(profile.data.classes))
-    if method in ("cam", "cam_longer", "cam_area"):
-        return objectives.cam_loss(profile.cam.area_weight if method == "cam_area" else 0.0)
-    model = clip_model.load_clip(finetune_clip(profile) / "clip.pt", device_of(profile))
-    form = profile.losses
-    return objectives.clims_training_loss(
-        clip_model.image_encoder(model),
-        *clip_texts(profile, model),
-        size=model.visual.input_resolution,
-        weights=loss_weights(profile, method),
-        cbs_threshold=form.cbs_threshold if form.cbs_form == "thresholded" else None,
-    )

@@ -61,8 +61,5 @@ def make_segmentations(profile: Profile, name: str, split: str) -> Path:
         f"{name}_{split}",
         make,
         settings=["compute.full_precision", *(["deeplab.scales"] if deeplab else [])],
-        inputs={
-            "weights": train_network(profile, name),
-            "images": split_folder(profile, split),
-        },
+        inputs={"weights": train_network(profile, name), "images": split_folder(profile, split)},
     )

@@ -1,4 +1,4 @@
-"""The last arrow: pseudo masks of the weak pictures, and CCT trained with them (notebook 06).
+"""The stage of the semi-supervised networks: CCT, with or without pseudo masks (notebook 06).
 
 The same CAM-sized network learns from few pixel-labelled pictures and many with image-level labels
 only. At test time no labels are given.
@@ -6,7 +6,7 @@ only. At test time no labels are given.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
@@ -16,40 +16,27 @@ from torch import Tensor
 
 from clims_lib import cct
 from clims_lib.artifacts import (
-    artifact,
-    key_in,
+    key_of,
     load_checkpoint,
     load_tensors,
-    read_manifest,
     save_checkpoint,
     save_tensors,
     write_json,
 )
+from clims_lib.backbones import MEAN, STD
 from clims_lib.batches import DrawnBatches
-from clims_lib.cam import MEAN, STD
 from clims_lib.cct_network import CCT
 from clims_lib.clip_model import autocast
-from clims_lib.config import Profile, did_you_mean
-from clims_lib.data.splits import read_sizes, read_split, split_folder
+from clims_lib.config import Profile
+from clims_lib.data.splits import open_split, read_sizes, read_split, split_folder
 from clims_lib.devices import bar, device_of, explains_out_of_memory
-from clims_lib.stages.masks import Predict, keep_segmentations, make_pseudo_masks, read_masks
-from clims_lib.stages.measures import measure_masks
-from clims_lib.stages.networks import load_network, new_network, train_cam, unusual
-from clims_lib.stages.walk import network_of
+from clims_lib.stage import make_once
+from clims_lib.stages.masks import make_pseudo_masks, read_folder
+from clims_lib.stages.methods import pseudo_row, trainer_of
+from clims_lib.stages.networks import NETWORK, TRAINING, load_network, new_network, train_cam
 from clims_lib.training import new_optimiser, new_schedule, train
 
-
-def methods_of(profile: Profile) -> dict[str, tuple[bool, bool]]:
-    """{name: (consistency of perturbed decoders?, pseudo masks of the weak pictures?)}.
-
-    The last one is named after the masks: "cct_clims" with those of CLIMS, refined or not.
-    """
-    return {
-        "supervised": (False, False),
-        "pseudo_only": (False, True),
-        "cct": (True, False),
-        f"cct_{network_of(profile.pseudo.method)}": (True, True),
-    }
+LABELLED = ("steps", "feature_channels", "output_stride", "batch_labelled", "lr", "weight_decay")
 
 
 def new_cct(profile: Profile) -> CCT:
@@ -75,13 +62,21 @@ def normalise(images: Tensor) -> Tensor:
 
 def train_cct(profile: Profile, method: str) -> Path:
     """Train one of methods_of(profile); returns the folder of weights and history.json."""
-    methods, settings, masks_by = methods_of(profile), profile.cct, profile.pseudo
-    if method not in methods:
-        raise ValueError(f"no method {method!r}{did_you_mean(method, methods)}")
-    consistent, pseudo = methods[method]
+    trainer, settings = trainer_of(profile, method), profile.cct
+    inputs = {"start": train_cam(profile, "cam")}
+    for kind in ("images", "masks"):
+        inputs[f"labelled {kind}"] = split_folder(profile, "train_labelled", kind)
+    read = [f"cct.{name}" for name in LABELLED] + ["cct.perturbations"]
+    if trainer.consistency or trainer.pseudo:
+        inputs["weak images"] = split_folder(profile, "train_weak")
+        read += ["cct.batch_weak", "cct.ramp"]
+    if trainer.consistency:
+        read += ["cct.unsupervised_weight"]
     source = None
-    if pseudo:  # of all train pictures, as DeepLab's; the weak ones are read
-        source = make_pseudo_masks(profile, masks_by.method, "train", masks_by.crf)
+    if trainer.pseudo:  # of all train pictures, as DeepLab's; the weak ones are read
+        source = inputs["pseudo masks"] = make_pseudo_masks(profile, pseudo_row(profile), "train")
+        inputs["weak names"] = key_of(open_split(profile, "train_weak").names)
+        read += ["cct.weak_weight_auxiliary", "cct.weak_weight_main"]
 
     def make(folder: Path) -> None:
         model = new_cct(profile)
@@ -100,10 +95,10 @@ def train_cct(profile: Profile, method: str) -> Path:
             **form,
         )
         weak = None
-        if consistent or pseudo:
+        if trainer.consistency or trainer.pseudo:
             weak = DrawnBatches(
                 read_split(profile, "train_weak")[0],
-                read_masks(profile, source, "train_weak") if source else None,
+                read_folder(profile, source, "train_weak") if source else None,
                 settings.batch_weak,
                 seed=profile.seed + 1,
                 sizes=read_sizes(profile, "train_weak"),
@@ -123,9 +118,9 @@ def train_cct(profile: Profile, method: str) -> Path:
         loss = cct.cct_training_loss(
             steps=settings.steps,
             generator=generator,
-            unsupervised_weight=settings.unsupervised_weight if consistent else 0.0,
-            weak_weight_auxiliary=settings.weak_weight_auxiliary if pseudo else 0.0,
-            weak_weight_main=settings.weak_weight_main if pseudo else 0.0,
+            unsupervised_weight=settings.unsupervised_weight if trainer.consistency else 0.0,
+            weak_weight_auxiliary=settings.weak_weight_auxiliary if trainer.pseudo else 0.0,
+            weak_weight_main=settings.weak_weight_main if trainer.pseudo else 0.0,
             ramp=settings.ramp,
             reduction="sum_labels",
         )
@@ -155,18 +150,9 @@ def train_cct(profile: Profile, method: str) -> Path:
         write_json(folder / "history.json", history)
         save_tensors(folder / "weights.safetensors", model.state_dict())
 
-    recipe = {
-        "method": method,
-        "cct": settings,
-        "cam": profile.cam,
-        "seed": profile.seed,
-        "augment": profile.augment,
-        "start": key_in(train_cam(profile, "cam")),
-        "data": [key_in(split_folder(profile, s)) for s in ("train_labelled", "train_weak")],
-        "masks": key_in(source) if source else None,
-        **unusual(profile),
-    }
-    return artifact(profile.outputs / "weights", method, recipe, make)
+    return make_once(
+        profile, "weights", method, make, settings=[*NETWORK, *TRAINING, *read], inputs=inputs
+    )
 
 
 def load_cct(profile: Profile, method: str) -> CCT:
@@ -176,31 +162,19 @@ def load_cct(profile: Profile, method: str) -> CCT:
     return model.to(device_of(profile), memory_format=torch.channels_last).eval()
 
 
-def predictor(profile: Profile, method: str) -> Predict:
+def cct_predictor(profile: Profile, method: str) -> Callable[[Tensor], Tensor]:
     """A trained CCT: pictures uint8 (B, 3, H, W) -> masks uint8 (B, H, W), no labels given.
 
     Probabilities are averaged over picture and mirror image.
     """
     model, device = load_cct(profile, method), device_of(profile)
+    amp = not profile.compute.full_precision
 
     @torch.no_grad()
     def predict(images: Tensor) -> Tensor:
         x = normalise(images.to(device).float() / 255)
-        with autocast(device, True), explains_out_of_memory(device, "lower inference.batch"):
+        with autocast(device, amp), explains_out_of_memory(device, "lower inference.batch"):
             scores = model(x).softmax(1) + model(x.flip(-1)).softmax(1).flip(-1)
         return scores.argmax(1).to(torch.uint8).cpu()
 
     return predict
-
-
-def segment(profile: Profile, method: str, split: str) -> Path:
-    """The folder of a semi-supervised method's masks of a split, <name>.png."""
-    weights = train_cct(profile, method)
-    return keep_segmentations(profile, method, split, lambda: predictor(profile, method), weights)
-
-
-def measure_cct(profile: Profile, method: str) -> list[dict]:
-    """Rows of one semi-supervised method on val and test."""
-    masks = {split: segment(profile, method, split) for split in profile.data.evaluated}
-    seconds = read_manifest(train_cct(profile, method))["seconds"]
-    return measure_masks(profile, method, masks, threshold=None, crf=False, seconds=seconds)
