@@ -10,8 +10,8 @@ from clims_lib.data.splits import open_split, read_sizes, read_split
 from clims_lib.metrics import confusion
 from clims_lib.seeds import cam_to_mask
 from clims_lib.stages import maps
-from clims_lib.stages.maps import enlarge, groups, read_cam, write_cam
 from clims_lib.stages.cams import compute_cams, make_cams, train_maps
+from clims_lib.stages.maps import enlarge, groups, read_cam, write_cam
 
 
 def test_numpy_alone_reads_a_file(tmp_path):

@@ -103,9 +103,6 @@ def test_pictures_without_labels_are_segmented_and_packed(small_voc, tmp_path, c
 def test_a_segmentation_asks_for_no_labels(small_voc):
     profile = profile_of(small_voc, "pseudo.method=cam", "pseudo.crf=false", "deeplab.batch=4")
     images = read_split(profile, "val")[0]
-    for predict in (
-        predictor(profile, "deeplab_cam"),
-        predictor(profile, "supervised"),
-    ):
+    for predict in (predictor(profile, "deeplab_cam"), predictor(profile, "supervised")):
         masks = predict(images)
         assert masks.shape == (2, 32, 32) and masks.dtype == torch.uint8 and masks.max() <= 20

@@ -19,30 +19,21 @@ class Timed:
     def __init__(self, batches):
         self.batches, self.waited = batches, 0.0
 
-    def __call__(self, epoch):
-        todo = self.batches(epoch)
-        outer = self
-
-        class One:
-            def __len__(self):
-                return len(todo)
-
-            def __iter__(self):
-                found = iter(todo)
-                while True:
-                    started = time.perf_counter()
-                    batch = next(found, None)
-                    outer.waited += time.perf_counter() - started
-                    if batch is None:
-                        return
-                    yield batch
-
-        return One()
+    def __call__(self, start):
+        todo = iter(self.batches(start))
+        while True:
+            started = time.perf_counter()
+            batch = next(todo, None)
+            self.waited += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
 
 
 def waiting() -> list[dict]:
     """The share of an epoch in which the trainer has no batch yet."""
-    from clims_lib import batches, objectives, training
+    from clims_lib import objectives, training
+    from clims_lib.batches import MemoryBatches
     from clims_lib.config import load_profile
     from clims_lib.data.splits import read_sizes, read_split
     from clims_lib.stages.networks import new_network
@@ -50,25 +41,27 @@ def waiting() -> list[dict]:
     profile, rows = load_profile("mini"), []
     images, labels, _ = read_split(profile, "train")
     for name, size in (("CAM", profile.cam.batch), ("CLIMS's batches", profile.clims.batch)):
-        batches = Timed(
-            batches.MemoryBatches(
-                images,
-                labels,
-                None,
-                size,
-                0,
-                read_sizes(profile, "train"),
-                profile.augment.crop,
-                profile.augment.resize,
-            )
+        batches = MemoryBatches(
+            images,
+            labels,
+            None,
+            size,
+            0,
+            read_sizes(profile, "train"),
+            profile.augment.crop,
+            profile.augment.resize,
         )
+        model, timed = new_network(profile), Timed(batches)
+        optimiser = training.new_optimiser("adamw", model.parameters(), 1e-3, 1e-4)
         started = time.perf_counter()
-        training.train(new_network(profile), objectives.cam_loss(), batches, epochs=1, lr=1e-3)
+        training.train(
+            model, objectives.cam_loss(), timed, steps=batches.steps_per_epoch, optimiser=optimiser
+        )
         total = time.perf_counter() - started
         rows.append(
             {
                 "what": f"waiting for pictures, {name}",
-                "share": batches.waited / total,
+                "share": timed.waited / total,
                 "goal": 0.05,
                 "training_s": total,
             }
@@ -80,24 +73,20 @@ def waiting_of_clip(profile, steps: int = 150) -> dict:
     """The same of the small CLIP, whose views are cut and described anew for every step."""
     from clims_lib import clip_model
     from clims_lib.stages import clip
+    from clims_lib.training import train
 
-    model, waited = clip.untrained_clip(profile), 0.0
-    batches, lr = clip.CaptionBatches(profile, profile.clip.batch), profile.clip.lr
-
-    def batch(step: int):
-        nonlocal waited
+    model, loss = clip.untrained_clip(profile), clip_model.contrastive_training_loss()
+    batches = clip.CaptionBatches(profile, profile.clip.batch)
+    for count in (3, steps):  # the first is to get warm
+        timed = Timed(batches)
+        optimiser, schedule = clip_model.new_optimiser(model, count, profile.clip.lr)
+        how = {"optimiser": optimiser, "schedule": schedule, "clip_norm": 1.0}
         started = time.perf_counter()
-        found = batches(step)
-        waited += time.perf_counter() - started
-        return found
-
-    clip_model.train_clip(model, batches, steps=3, lr=lr)  # warm
-    started = time.perf_counter()
-    clip_model.train_clip(model, batch, steps=steps, lr=lr)
-    total = time.perf_counter() - started
+        train(model, loss, timed, steps=count, **how)
+        total = time.perf_counter() - started
     return {
         "what": "waiting for captions' views, the small CLIP",
-        "share": waited / total,
+        "share": timed.waited / total,
         "goal": 0.05,
         "training_s": total,
     }

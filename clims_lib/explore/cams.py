@@ -24,8 +24,8 @@ from clims_lib.explore.crf import quick_refine, read_maps
 from clims_lib.explore.html import cards, per_cent
 from clims_lib.explore.panel import Panel, View, pickers, slider
 from clims_lib.labels import IGNORE
-from clims_lib.stages.clip import runnable
 from clims_lib.stages.cams import make_cams
+from clims_lib.stages.clip import runnable
 from clims_lib.stages.masks import choose_threshold
 from clims_lib.stages.methods import CRF, row_of, trainers
 from clims_lib.stages.segmentations import make_segmentations

@@ -18,8 +18,8 @@ from clims_lib.explore.cases import Case, Cases
 from clims_lib.explore.html import cards, per_cent
 from clims_lib.explore.panel import Panel, View, pickers, slider
 from clims_lib.stages import maps
-from clims_lib.stages.masks import choose_threshold, score
 from clims_lib.stages.cams import make_cams
+from clims_lib.stages.masks import choose_threshold, score
 from clims_lib.stages.methods import CRF, row_of
 
 LIVE_PIXELS = 2**15  # a CRF on more of them would fall behind a slider
