@@ -29,7 +29,16 @@ from clims_lib.devices import cores, device_of
 from clims_lib.losses import check_weights
 
 # Folders in a profile's outputs that the runs share: all that `artifact` names by a key.
-SHARED = ("weights", "splits", "cams", "thresholds", "pseudo_masks", "segmentations", "measured")
+SHARED = (
+    "digests",
+    "splits",
+    "weights",
+    "cams",
+    "thresholds",
+    "pseudo_masks",
+    "segmentations",
+    "measured",
+)
 
 
 def run(

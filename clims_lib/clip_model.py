@@ -179,7 +179,7 @@ def contrastive_training_loss() -> Callable:
     return loss
 
 
-def new_optimiser(
+def clip_optimiser(
     model: CLIP, steps: int, lr: float, weight_decay: float = 0.05
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     """What a new CLIP is trained with: AdamW, 5 % warm-up, cosine; matrices alone decay."""

@@ -21,8 +21,10 @@ from clims_lib.clip_model import autocast
 from clims_lib.devices import ALONE, Team
 from clims_lib.objectives import Loss
 
-Batch = tuple[Tensor | list | None, ...]  # equally many pictures, labels, masks, captions, ...
-Batches = Callable[[int], Iterable[Batch]]  # start -> the batches of steps start, start + 1, ...
+StepBatch = tuple[Tensor | list | None, ...]  # equally many pictures, labels, masks, captions, ...
+Batches = Callable[
+    [int], Iterable[StepBatch]
+]  # start -> the batches of steps start, start + 1, ...
 
 
 @torch.random.fork_rng()  # whoever calls draws on as if nothing had been drawn here
@@ -193,8 +195,8 @@ DECAYS = {  # (step, steps, steps per epoch) -> factor of the learning rate
 
 
 def micro_batches(
-    batch: Batch, accumulate: int, team: Team, loss: Loss, model: nn.Module
-) -> Iterator[tuple[Batch, float]]:
+    batch: StepBatch, accumulate: int, team: Team, loss: Loss, model: nn.Module
+) -> Iterator[tuple[StepBatch, float]]:
     """(micro-batch, weight) of this process: all weights of all processes add up to 1.
 
     With these weights the gradients add up to the whole batch's. A micro-batch weighs as much as
@@ -222,11 +224,11 @@ def micro_batches(
         yield some, share * count(some) / total
 
 
-def _cut(batch: Batch, rows: slice) -> Batch:
+def _cut(batch: StepBatch, rows: slice) -> StepBatch:
     return tuple(None if part is None else part[rows] for part in batch)
 
 
-def prefetch(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+def prefetch(batches: Iterable[StepBatch], device: torch.device) -> Iterator[StepBatch]:
     """Batches on the device; on a GPU the next one is read meanwhile."""
     if device.type != "cuda":
         yield from batches

@@ -45,7 +45,7 @@ def cam(seed, kind):
     assert batches.steps_per_epoch == 3
     optimiser = training.new_optimiser(kind, training.head_and_body(model, 1e-3, 5), 1e-3, 1e-4)
     return model, {
-        "loss": objectives.cam_loss(0.1),
+        "loss": objectives.area_cam_loss(area_weight=0.1),
         "batches": batches,
         "optimiser": optimiser,
         "schedule": training.new_schedule(kind, optimiser, STEPS, 3),
@@ -76,7 +76,7 @@ def captions(start):
 
 def small_clip_from_captions(seed):
     model = small_clip(seed)
-    optimiser, schedule = clip_model.new_optimiser(model, STEPS, 1e-3)
+    optimiser, schedule = clip_model.clip_optimiser(model, STEPS, 1e-3)
     return model, {
         "loss": clip_model.contrastive_training_loss(),
         "batches": captions,

@@ -11,6 +11,7 @@ from clims_lib.config import load_profile
 from clims_lib.losses import area_loss, btm_loss, cbs_loss, clims_loss, cut_out, otm_loss
 from clims_lib.losses import similarities as measure
 from clims_lib.stages import methods
+from clims_lib.stages.networks import loss_weights
 
 LABELS = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
 S = torch.tensor([[0.5, 0.9], [0.25, 0.8]])
@@ -62,11 +63,11 @@ def test_a_weight_of_no_term_is_refused():
 
 def test_weights_come_from_the_profile():
     profile = load_profile("mini", ["losses.weights.otm=3"])
-    assert networks.loss_weights(profile) == {"otm": 3.0, "btm": 18.0, "cbs": 8.0, "reg": 180.0}
-    without = networks.loss_weights(profile, "clims_no_cbs")
+    assert loss_weights(profile) == {"otm": 3.0, "btm": 18.0, "cbs": 8.0, "reg": 180.0}
+    without = loss_weights(profile, "clims_no_cbs")
     assert without == {"otm": 3.0, "btm": 18.0, "cbs": 0.0, "reg": 180.0}
     with pytest.raises(ValueError, match="no loss term 'rge'; did you mean reg"):
-        networks.loss_weights(load_profile("mini", ["losses.weights.rge=1"]))
+        loss_weights(load_profile("mini", ["losses.weights.rge=1"]))
 
 
 def test_a_fifth_term_is_one_entry(monkeypatch):

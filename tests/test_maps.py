@@ -36,7 +36,7 @@ def test_no_class_no_map(tmp_path):
 
 
 def fake(seen):
-    """Maps that say which picture they are of, and remember how many pictures they were asked for."""
+    """Maps that say which picture they are of, and remember how many they were asked for."""
 
     def maps_of(some):
         seen.append(len(some))

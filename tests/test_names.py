@@ -3,10 +3,7 @@
 import ast
 from collections import defaultdict
 
-# Every command line has its `main`.
-TWICE = {"main", "__all__"}
-# Stages, to be settled: stages/masks and stages/semi_supervised.
-TWICE |= {"segment"}
+TWICE = {"__all__"}
 
 
 def names_of(source: str) -> set[str]:
@@ -29,6 +26,8 @@ def test_definitions_are_found():
 def test_a_public_name_is_defined_in_one_module(root):
     modules = defaultdict(set)
     for path in sorted((root / "clims_lib").rglob("*.py")):
+        if path.parent.name == "commands":  # these are named as they are called: clims train
+            continue
         for name in names_of(path.read_text()):
             if name in TWICE or not name.startswith("_"):
                 modules[name].add(str(path.relative_to(root)))

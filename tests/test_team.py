@@ -15,7 +15,7 @@ from clims_lib.artifacts import load_tensors, read_json
 from clims_lib.cam import CAMNet
 from clims_lib.config import load_profile
 from clims_lib.devices import ALONE
-from clims_lib.stages.all_gpus import train_here, train_on_all_gpus
+from clims_lib.stages.all_gpus import train_on_all_gpus
 from clims_lib.stages.networks import new_network, train_cam
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,24 +92,25 @@ def test_too_small_a_card_says_which_setting_to_lower(method, says, monkeypatch,
         train_cam(profile, method)
 
 
-def test_a_notebook_uses_all_gpus_before_it_touches_one(monkeypatch):
-    accelerate = pytest.importorskip("accelerate", reason="several processes need accelerate")
-    asked, profile = [], load_profile("tiny", ["device=auto"])
-    monkeypatch.setattr(
-        accelerate,
-        "notebook_launcher",
-        lambda f, a, num_processes: asked.append((f, a[1], num_processes)),
-    )
+def test_a_notebook_uses_all_gpus_in_processes_of_their_own(monkeypatch):
+    """Each method is launched with the notebook's own settings, overrides included."""
+    asked, profile = [], load_profile("tiny", ["device=auto", "clims.epochs=3"])
+
+    def run(words, **_):
+        settings = load_profile(Path(words[words.index("--profile") + 1]))
+        launched = words[words.index("--num_processes") + 1], words[words.index("train") + 1]
+        asked.append((*launched, settings == profile))
+        return subprocess.CompletedProcess(words, len(asked) == 3, "", "out of luck")
+
+    monkeypatch.setattr(subprocess, "run", run)
     for gpus in (0, 1, 2):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         train_on_all_gpus(profile, ["cam", "clims"])
-        assert len(asked) == (2 if gpus == 2 else 0)
-    assert asked == [(train_here, "cam", 2), (train_here, "clims", 2)]
+    assert asked == [("2", "cam", True), ("2", "clims", True)]
     train_on_all_gpus(load_profile("tiny", ["device=cpu"]), ["cam"])
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    with pytest.warns(UserWarning, match="restart the kernel"):
-        train_on_all_gpus(profile, ["cam"])
     assert len(asked) == 2
+    with pytest.raises(RuntimeError, match="training cam on 2 GPUs:\nout of luck"):
+        train_on_all_gpus(profile, ["cam"])
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from torch import nn
 from clims_lib.batches import MemoryBatches
 from clims_lib.devices import ALONE
 from clims_lib.objectives import (
+    area_cam_loss,
     cam_loss,
     clims_training_loss,
     cut_tiles,
@@ -85,7 +86,7 @@ def test_cam_loss_is_bce_of_pooled_scores():
 
 def test_area_penalty_by_hand():
     images, labels = pictures()
-    value, parts = cam_loss(0.5)(Same(), (images, labels, None), 0.0)
+    value, parts = area_cam_loss(area_weight=0.5)(Same(), (images, labels, None), 0.0)
     sigmoid = lambda s: 1 / (1 + math.exp(-s))  # noqa: E731
     area = ((sigmoid(2) + sigmoid(0)) / 2 + sigmoid(-1)) / 2
     assert parts["reg"].item() == pytest.approx(area, abs=1e-6)
@@ -122,13 +123,13 @@ def test_full_mask_loss_by_hand_ignores_255():
     images, labels = pictures()
     masks = torch.full((1, 4, 4), 255, dtype=torch.uint8)
     masks[0, 0, 0], masks[0, 3, 3] = 1, 0  # scores (2, -1) and (0, -1)
-    value, _ = full_mask_loss(2)(Same(), (images, labels, masks), 0.0)
+    value, _ = full_mask_loss()(Same(), (images, labels, masks), 0.0)
     by_hand = (bce([2, -1], [1, 0]) + bce([0, -1], [0, 0])) / 2
     assert value.item() == pytest.approx(by_hand, abs=1e-6)
-    nothing, _ = full_mask_loss(2)(Same(), (images, labels, torch.full_like(masks, 255)), 0.0)
+    nothing, _ = full_mask_loss()(Same(), (images, labels, torch.full_like(masks, 255)), 0.0)
     assert nothing.item() == 0
     with pytest.raises(ValueError, match="full_masks needs the masks"):
-        full_mask_loss(2)(Same(), (images, labels, None), 0.0)
+        full_mask_loss()(Same(), (images, labels, None), 0.0)
 
 
 def test_full_mask_loss_enlarges_the_maps_to_the_masks():
@@ -137,7 +138,7 @@ def test_full_mask_loss_enlarges_the_maps_to_the_masks():
             return F.avg_pool2d(images[:, :2], 2)
 
     images, labels = pictures()
-    value, _ = full_mask_loss(2)(Coarse(), (images, labels, torch.zeros(1, 4, 4)), 0.0)
+    value, _ = full_mask_loss()(Coarse(), (images, labels, torch.zeros(1, 4, 4)), 0.0)
     assert value.isfinite()
 
 
@@ -184,7 +185,7 @@ def fit(model, epochs=4, loss=None, batches=None, **more):
     steps = epochs * batches.steps_per_epoch
     return train(
         model,
-        loss or cam_loss(0.1),
+        loss or area_cam_loss(area_weight=0.1),
         batches,
         steps=steps,
         optimiser=optimiser,
@@ -244,7 +245,7 @@ def test_batches_that_run_out():
 # ---- Micro-batches
 
 
-@pytest.mark.parametrize("loss", [mask_loss(), full_mask_loss(2)], ids=["masks", "full_masks"])
+@pytest.mark.parametrize("loss", [mask_loss(), full_mask_loss()], ids=["masks", "full_masks"])
 def test_micro_batches_of_unevenly_ignored_masks_add_up_to_the_gradient_by_hand(loss):
     """Pictures with 1, 5, 16 and 2 known pixels: each known pixel counts the same."""
     g = torch.Generator().manual_seed(0)

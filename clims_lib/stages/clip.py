@@ -90,7 +90,7 @@ def make_clip(profile: Profile) -> Path:
             )
             return
         model, state = untrained_clip(profile), load_checkpoint(folder)
-        optimiser, schedule = clip_model.new_optimiser(model, settings.steps, settings.lr)
+        optimiser, schedule = clip_model.clip_optimiser(model, settings.steps, settings.lr)
         with (
             bar(settings.steps, "CLIP from captions", (state or {}).get("step", 0)) as progress,
             explains_out_of_memory(device, "lower clip.batch"),

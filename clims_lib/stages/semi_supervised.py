@@ -36,7 +36,7 @@ from clims_lib.stages.methods import pseudo_row, trainer_of
 from clims_lib.stages.networks import NETWORK, TRAINING, load_network, new_network, train_cam
 from clims_lib.training import new_optimiser, new_schedule, train
 
-LABELLED = ("steps", "feature_channels", "output_stride", "batch_labelled", "lr", "weight_decay")
+SUPERVISED = ("steps", "feature_channels", "output_stride", "batch_labelled", "lr", "weight_decay")
 
 
 def new_cct(profile: Profile) -> CCT:
@@ -66,7 +66,7 @@ def train_cct(profile: Profile, method: str) -> Path:
     inputs = {"start": train_cam(profile, "cam")}
     for kind in ("images", "masks"):
         inputs[f"labelled {kind}"] = split_folder(profile, "train_labelled", kind)
-    read = [f"cct.{name}" for name in LABELLED] + ["cct.perturbations"]
+    read = [f"cct.{name}" for name in SUPERVISED] + ["cct.perturbations"]
     if trainer.consistency or trainer.pseudo:
         inputs["weak images"] = split_folder(profile, "train_weak")
         read += ["cct.batch_weak", "cct.ramp"]
