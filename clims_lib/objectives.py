@@ -132,11 +132,17 @@ def full_mask_loss(num_classes: int) -> Loss:
 
 
 def mask_loss() -> Loss:
-    """Cross entropy of label scores (B, K + 1, H, W) with masks (B, H, W), 255 left out."""
+    """Cross entropy of label scores (B, K + 1, H, W) with masks (B, H, W), 255 left out.
+
+    0 where nothing else is left.
+    """
 
     def loss(model: nn.Module, batch: Batch, progress: float):
         images, _, masks = batch
-        entropy = F.cross_entropy(model(images).float(), masks.long(), ignore_index=255)
+        total = F.cross_entropy(
+            model(images).float(), masks.long(), ignore_index=255, reduction="sum"
+        )
+        entropy = total / (masks != 255).sum().clamp(min=1)
         return entropy, {"ce": entropy}
 
     loss.count = known_pixels
