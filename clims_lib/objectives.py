@@ -142,13 +142,19 @@ def full_mask_loss() -> Loss:
 
 
 def mask_loss() -> Loss:
-    """Cross entropy of label scores (B, K + 1, H, W) with masks (B, H, W), 255 left out."""
+    """Cross entropy of label scores (B, K + 1, H, W) with masks (B, H, W), 255 left out.
+
+    0 where nothing else is left.
+    """
 
     def loss(model: nn.Module, batch: Batch, progress: float) -> LossAndParts:
         images, _, masks = batch
         if masks is None:
             raise ValueError("this loss compares with masks: hand them to the batches")
-        entropy = F.cross_entropy(model(images).float(), masks.long(), ignore_index=IGNORE)
+        total = F.cross_entropy(
+            model(images).float(), masks.long(), ignore_index=IGNORE, reduction="sum"
+        )
+        entropy = total / (masks != IGNORE).sum().clamp(min=1)
         return entropy, {"ce": entropy}
 
     loss.count = known_pixels

@@ -21,7 +21,7 @@ from clims_lib.clip_model import autocast
 from clims_lib.devices import ALONE, Team
 from clims_lib.objectives import Loss
 
-StepBatch = tuple[Tensor | list | None, ...]  # equally many pictures, labels, masks, captions, ...
+StepBatch = tuple[Tensor | list | None, ...]  # pictures, labels, masks, captions, ... of a step
 Batches = Callable[
     [int], Iterable[StepBatch]
 ]  # start -> the batches of steps start, start + 1, ...
@@ -72,9 +72,7 @@ def train(
     history: list[dict[str, float]] = []
     if state:
         history = list(state["history"])
-        for name, one in objects.items():
-            load = one.set_state if isinstance(one, Generator) else one.load_state_dict
-            load(state[name])
+        load_states(objects, state)
         rng.set_rng_state(state["rng"])
     start, unread, saved = len(history), [], time.monotonic()
     learn(model, frozen_norm)
@@ -98,7 +96,7 @@ def train(
             schedule.step()
 
         ends = done + 1 == steps_per_epoch or step + 1 == steps
-        late = team.size == 1 and time.monotonic() - saved > save_every  # a team's clocks differ
+        late = save and team.size == 1 and time.monotonic() - saved > save_every  # clocks differ
         if ends or late or device.type == "cpu" or len(unread) == 20:  # reading makes a GPU wait
             for values in team.total([add_up(one) for one in unread]):
                 history.append(values)
@@ -116,16 +114,28 @@ def train(
                 watch(epoch + 1, model)
                 learn(model, frozen_norm)
         if save and team.rank == 0 and (ends or late) and step + 1 < steps:
-            states = {
-                name: one.get_state() if isinstance(one, Generator) else one.state_dict()
-                for name, one in objects.items()
-            }
-            save({"step": step + 1, "history": history, "rng": rng.get_rng_state(), **states})
+            state = {"step": step + 1, "history": history, "rng": rng.get_rng_state()}
+            save(state | states_of(objects))
             saved = time.monotonic()
     if len(history) < steps:
         raise ValueError(f"the batches ran out after {len(history)} of {steps} steps")
     model.eval()
     return history
+
+
+def states_of(objects: dict) -> dict:
+    """What `load_states` needs, by name: of modules, optimisers, schedules and generators."""
+    return {
+        name: one.get_state() if isinstance(one, Generator) else one.state_dict()
+        for name, one in objects.items()
+    }
+
+
+def load_states(objects: dict, states: dict) -> None:
+    """Give each of the objects its state of the same name."""
+    for name, one in objects.items():
+        load = one.set_state if isinstance(one, Generator) else one.load_state_dict
+        load(states[name])
 
 
 def learn(model: nn.Module, frozen_norm: nn.Module | None) -> None:

@@ -11,6 +11,10 @@ from clims_lib import cct, clip_model, finetune, objectives, random_walk, traini
 from clims_lib.artifacts import load_checkpoint, save_checkpoint
 from clims_lib.batches import MemoryBatches
 from clims_lib.cct_network import CCT
+from clims_lib.config import load_profile
+from clims_lib.stages import clip, semi_supervised
+from clims_lib.stages.clip import finetune_clip, make_clip
+from clims_lib.stages.networks import train_cam
 
 TEXTS = ["a photo of red", "a photo of green", "a photo of blue"]
 STEPS = 7
@@ -172,7 +176,8 @@ def test_an_interrupted_training_ends_in_the_same_weights(name, tmp_path):
     model, how = make(name)
     history = training.train(model, **how)
     assert len(history) == STEPS and not model.training
-    for stop in (1, 3, 5):  # 3 is the end of an epoch, the others are not
+    epochs = "steps_per_epoch" in how
+    for stop in (1, 3, 5) if epochs else (4,):  # 3 is the end of an epoch, the others are not
 
         def save(state, stop=stop):
             save_checkpoint(tmp_path, **state)
@@ -201,3 +206,33 @@ def test_a_training_that_diverges_says_where(name):
 
     with pytest.raises(FloatingPointError, match="is nan in step 3 of 7: lower the learning rate"):
         training.train(model, **how | {"loss": breaks})
+
+
+@pytest.mark.parametrize("name", ["clip", "hinge", "contrastive", "cct"])
+def test_the_settings_of_compute_reach_every_training(name, monkeypatch, tmp_path):
+    """bfloat16 only where it is wanted; CCT takes optimiser, micro-batches, frozen norms, too."""
+    settings = [f"outputs={tmp_path}", "device=cpu", "compute.full_precision=true"]
+    settings += ["compute.optimiser=sgd", "compute.accumulate=2", "compute.frozen_norm=true"]
+    if name in ("hinge", "contrastive"):
+        settings.append(f"finetune.loss={name}")
+    profile, asked = load_profile("tiny", settings), {}
+
+    def stop(model, loss, batches, **how):
+        asked.update(how, model=model)
+        raise KeyboardInterrupt
+
+    if name == "cct":
+        train_cam(profile, "cam")
+        monkeypatch.setattr(semi_supervised, "train", stop)
+    elif name != "clip":
+        make_clip(profile)
+    monkeypatch.setattr(clip, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        if name == "cct":
+            semi_supervised.train_cct(profile, "supervised")
+        else:
+            make_clip(profile) if name == "clip" else finetune_clip(profile)
+    assert asked["amp"] is False and asked["steps"] > 0
+    if name == "cct":
+        assert isinstance(asked["optimiser"], torch.optim.SGD) and asked["accumulate"] == 2
+        assert asked["frozen_norm"] is asked["model"].backbone

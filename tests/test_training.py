@@ -247,10 +247,10 @@ def test_batches_that_run_out():
 
 @pytest.mark.parametrize("loss", [mask_loss(), full_mask_loss()], ids=["masks", "full_masks"])
 def test_micro_batches_of_unevenly_ignored_masks_add_up_to_the_gradient_by_hand(loss):
-    """Pictures with 1, 5, 16 and 2 known pixels: each known pixel counts the same."""
+    """Pictures with 1, 5, 16 and no known pixels: each known pixel counts the same."""
     g = torch.Generator().manual_seed(0)
     images, masks = torch.rand(4, 3, 4, 4, generator=g), torch.full((4, 4, 4), 255).byte()
-    for mask, known in zip(masks, (1, 5, 16, 2), strict=True):
+    for mask, known in zip(masks, (1, 5, 16, 0), strict=True):
         mask.view(-1)[:known] = torch.randint(0, 3, (known,), generator=g).byte()
 
     class Line(nn.Module):
@@ -271,7 +271,7 @@ def test_micro_batches_of_unevenly_ignored_masks_add_up_to_the_gradient_by_hand(
             else:
                 truth = torch.tensor([float(klass == 1), float(klass == 2)])
                 total = total - F.logsigmoid(torch.where(truth > 0, scores, -scores)).mean()
-    by_hand = torch.autograd.grad(total / 24, list(model.parameters()))
+    by_hand = torch.autograd.grad(total / 22, list(model.parameters()))
     batches = lambda start: [(images, torch.zeros(4, 2), masks)]  # noqa: E731
     for accumulate in (1, 2, 4):
         before = [p.detach().clone() for p in model.parameters()]
