@@ -22,9 +22,7 @@ from clims_lib.devices import ALONE, Team
 from clims_lib.objectives import Loss
 
 StepBatch = tuple[Tensor | list | None, ...]  # pictures, labels, masks, captions, ... of a step
-Batches = Callable[
-    [int], Iterable[StepBatch]
-]  # start -> the batches of steps start, start + 1, ...
+Batches = Callable[[int], Iterable[StepBatch]]  # start -> those of steps start, start + 1, ...
 
 
 @torch.random.fork_rng()  # whoever calls draws on as if nothing had been drawn here
