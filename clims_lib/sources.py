@@ -20,7 +20,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 # They decide where a result lies and how soon it is there, never what it is; the registry's entries
 # are handed over one by one, else every method would depend on every other one's loss.
-# What a data set holds is in the keys by its content.
+# What a data set or a downloaded file holds is in the keys by its content.
 PLUMBING = {
     "artifacts",
     "config",
@@ -29,6 +29,7 @@ PLUMBING = {
     "sources",
     "stage",
     "stages.methods",
+    "data.download",
     "data.splits.make_data",
     "data.splits.open_split",
 }
@@ -59,7 +60,15 @@ def code_of(*starts: Callable | types.ModuleType, through_stages: bool = False) 
     `through_stages`. Raises ValueError for a file that was edited after its import: what would run
     is then not what the file says.
     """
-    first = {start for item in starts for start in _names_of(item)}
+    first = frozenset(start for item in starts for start in _names_of(item))
+    files = [(path, path.stat()) for path in sorted(PACKAGE.rglob("*.py"))]
+    versions = tuple((path, status.st_mtime_ns, status.st_size) for path, status in files)
+    return dict(_hashes(first, through_stages, versions))
+
+
+@cache
+def _hashes(first: frozenset, through_stages: bool, versions: tuple) -> dict[str, str]:
+    """`code_of`, for as long as no file changes."""
     seen, todo = set(first), list(first)
     while todo:
         where, name = todo.pop()
@@ -72,7 +81,8 @@ def code_of(*starts: Callable | types.ModuleType, through_stages: bool = False) 
         definition = read_module(where).definitions[name]
         texts.setdefault(_file_of(where), []).append(f"{name}\n{definition.text}")
     return {
-        file: hashlib.sha256("\n".join(t).encode()).hexdigest()[:10] for file, t in texts.items()
+        file: hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
+        for file, parts in texts.items()
     }
 
 

@@ -35,6 +35,7 @@ class Of:
 
 def code(module, name, **more):
     sources._read.cache_clear()
+    sources._hashes.cache_clear()
     sources._first_seen.clear()
     return sources.code_of(Of(module, name), **more)
 

@@ -81,7 +81,7 @@ def contents(profile: Profile, split: str, kind: str) -> str:
 def split_folder(profile: Profile, split: str, kind: str = "images") -> Path:
     """The artifact of a split's images, its labels or its masks (kind)."""
     data = open_split(profile, split, masks=kind == "masks", labels=kind == "labels")
-    size, count = profile.data.size, len(data)
+    size, count = profile.data.size, len(data.names)
 
     def make(folder: Path) -> None:
         if kind == "labels":

@@ -17,7 +17,7 @@ from clims_lib.devices import device_of
 from clims_lib.metrics import IGNORE
 from clims_lib.stage import make_once
 from clims_lib.stages.cams import train_maps
-from clims_lib.stages.clip import clip_texts, missing
+from clims_lib.stages.clip import clip_texts
 from clims_lib.stages.masks import choose_threshold, make_pseudo_masks, read_folder
 from clims_lib.stages.methods import row_of, trainers
 from clims_lib.stages.networks import loss_weights
@@ -112,7 +112,7 @@ def measure_masks(profile: Profile, name: str, masks: dict[str, Path]) -> list[d
         write_json(folder / "rows.json", rounded(rows))
 
     truths = {f"truth of {s}": split_folder(profile, s, "masks") for s in masks}
-    if "grounds" not in missing(profile):
+    if (make_data(profile) / "grounds.txt").is_file():
         truths |= {f"grounds of {s}": contents(profile, s, "grounds") for s in masks}
     measured = make_once(profile, "measured", name, make, settings=["seed"], inputs=truths | masks)
     return read_json(measured / "rows.json")
