@@ -24,7 +24,7 @@ from clims_lib.labels import IGNORE
 from clims_lib.objectives import Counted, Loss, LossAndParts
 
 # Pictures and masks; weak pictures, and pseudo masks of them, if there are any.
-Batch = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+MixedBatch = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 # ---- Losses -------------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ def cct_training_loss(*, steps: int, generator: Generator, **settings: Any) -> L
     the weak pictures that is nearly, not exactly the whole batch's gradient.
     """
 
-    def loss(model: CCT, batch: Batch, done: float) -> LossAndParts:
+    def loss(model: CCT, batch: MixedBatch, done: float) -> LossAndParts:
         step = round(done * steps)
         return cct_loss(
             model, *batch, step=step, total_steps=steps, generator=generator, **settings

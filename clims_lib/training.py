@@ -210,9 +210,9 @@ def micro_batches(
     """(micro-batch, weight) of this process: all weights of all processes add up to 1.
 
     With these weights the gradients add up to the whole batch's. A micro-batch weighs as much as
-    its share of the pictures, or of what a `Counted` loss counts. It has two pictures at least while
-    one of the model's batch norms learns: one alone may have no deviation. A process that the batch
-    is too small for gets one of weight 0.
+    its share of the pictures, or of what a `Counted` loss counts. It has two pictures at least
+    while one of the model's batch norms learns: one alone may have no deviation. A process that
+    the batch is too small for gets one of weight 0.
     """
     if team.size == 1 and accumulate == 1:
         yield batch, 1.0
