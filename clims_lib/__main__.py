@@ -46,10 +46,10 @@ def parse(words: list[str]) -> dict:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for declare in COMMANDS:
-        text = inspect.getdoc(declare)
+        text = inspect.getdoc(declare) or ""
         command = commands.add_parser(
             declare.__name__,
-            help=text.splitlines()[0],
+            help=text.partition("\n")[0],
             description=text,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import count, islice
 
 import torch
@@ -64,7 +65,7 @@ def augment(
     windows: Tensor,
     *,
     crop: int,
-    resize: tuple[float, float],
+    resize: Sequence[float],
 ) -> tuple[Tensor, Tensor | None]:
     """Random crops, some of them mirrored, of pictures uint8 (B, 3, S, S) and masks or None.
 
@@ -102,7 +103,7 @@ class MemoryBatches:
             raise ValueError("images, labels and masks must be equally many")
         self.data, self.size, self.seed = (images, labels, masks), size, seed
         self.sizes = _whole(images) if sizes is None else sizes
-        self.form = {"crop": crop or images.shape[-1], "resize": resize}
+        self.augment = partial(augment, crop=crop or images.shape[-1], resize=resize)
         alone = len(images) > 1 == len(images) % size  # batch norms need two
         self.count = len(images) - alone
         self.steps_per_epoch = math.ceil(self.count / size)
@@ -114,7 +115,7 @@ class MemoryBatches:
             plan = self._draw(epoch)
             for i, mirror, windows in islice(plan, done if epoch == first else 0, None):
                 few = None if masks is None else masks[i]
-                x, m = augment(images[i], few, self.sizes[i], mirror, windows, **self.form)
+                x, m = self.augment(images[i], few, self.sizes[i], mirror, windows)
                 yield x, labels[i], m
 
     def _draw(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -142,20 +143,20 @@ class DrawnBatches:
         seed: int,
         sizes: Tensor | None = None,
         crop: int | None = None,
-        resize: tuple[float, float] = (1.0, 1.0),
+        resize: Sequence[float] = (1.0, 1.0),
     ):
         generator = torch.Generator().manual_seed(seed)
         order = draw_order(len(images), size, steps, generator)
         mirror = torch.rand(order.shape, generator=generator) < 0.5
         self.plan = order, mirror, torch.rand((*order.shape, 3), generator=generator)
         self.data = images, masks, _whole(images) if sizes is None else sizes
-        self.form = {"crop": crop or images.shape[-1], "resize": resize}
+        self.augment = partial(augment, crop=crop or images.shape[-1], resize=resize)
 
     def __call__(self, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         images, masks, sizes = self.data
         for i, mirror, windows in zip(*(part[start:] for part in self.plan), strict=True):
             few = None if masks is None else masks[i]
-            yield augment(images[i], few, sizes[i], mirror, windows, **self.form)
+            yield self.augment(images[i], few, sizes[i], mirror, windows)
 
 
 def draw_order(count: int, batch_size: int, steps: int, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,8 @@ background as 0; 255 in a mask is ignored. Derived in notebook 06.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,10 @@ from torch import Generator, Tensor
 
 from clims_lib.cct_network import CCT
 from clims_lib.labels import IGNORE
+from clims_lib.objectives import Counted, Loss, LossAndParts
+
+# Pictures and masks; weak pictures, and pseudo masks of them, if there are any.
+MixedBatch = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 # ---- Losses -------------------------------------------------------------------------------------
 
@@ -84,7 +89,7 @@ def cct_loss(
     weak_weight_main: float = 0.0,
     reduction: str = "mean",
     annealed: bool = True,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> LossAndParts:
     """The whole loss of one step and its unweighted terms (sections 3.2 and 3.4).
 
         supervised + r(t) (unsupervised_weight consistency + weak_weight_auxiliary weak_auxiliary)
@@ -114,11 +119,12 @@ def cct_loss(
         weights["weak_auxiliary"] *= rise
     elif pseudo_masks is not None:
         raise ValueError("pseudo_masks came without weak_images")
-    loss = sum(weights[name] * term for name, term in terms.items())
+    weighted = (weights[name] * term for name, term in terms.items())
+    loss = sum(weighted, start=torch.zeros(()))
     return loss, {name: terms.get(name, torch.zeros(())) for name in weights}
 
 
-def cct_training_loss(*, steps: int, generator: Generator, **settings) -> Callable:
+def cct_training_loss(*, steps: int, generator: Generator, **settings: Any) -> Loss:
     """`cct_loss` for `training.train`, which lasts `steps` steps; settings: its own.
 
     A batch: (images, masks, weak images, pseudo masks), the last two may be None. A micro-batch
@@ -126,14 +132,13 @@ def cct_training_loss(*, steps: int, generator: Generator, **settings) -> Callab
     the weak pictures that is nearly, not exactly the whole batch's gradient.
     """
 
-    def loss(model: CCT, batch: tuple[Tensor, Tensor, Tensor | None, Tensor | None], done: float):
+    def loss(model: CCT, batch: MixedBatch, done: float) -> LossAndParts:
         step = round(done * steps)
         return cct_loss(
             model, *batch, step=step, total_steps=steps, generator=generator, **settings
         )
 
-    loss.count = lambda batch: int((batch[1] != IGNORE).sum())
-    return loss
+    return Counted(loss, lambda batch: int((batch[1] != IGNORE).sum()))
 
 
 def _weak_terms(

@@ -169,7 +169,7 @@ def contrastive_training_loss() -> Callable:
     micro-batches would not add up to it.
     """
 
-    def loss(model: CLIP, batch: tuple[Tensor, list[str]], progress: float):
+    def loss(model: CLIP, batch: tuple[Tensor, list[str]], progress: float) -> tuple[Tensor, dict]:
         images, texts = batch
         seen = F.normalize(model.encode_image(images).float(), dim=-1)
         said = encode_texts(model, texts)

@@ -212,7 +212,7 @@ def _check_keys(cls: type, table: Any, where: str = "") -> None:
         if key not in types:
             raise ValueError(f"unknown key {prefix}{key}{did_you_mean(key, types, prefix)}")
         kind = _needed(types[key])
-        if dataclasses.is_dataclass(kind):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             _check_keys(kind, value, prefix + key)
 
 
@@ -236,7 +236,7 @@ def _needed(kind: Any) -> Any:
 
 def _convert(kind: Any, value: Any, name: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _build(kind, value, name)
     if origin is dict and isinstance(value, dict):
         return {key: _convert(arguments[1], v, f"{name}.{key}") for key, v in value.items()}

@@ -63,7 +63,7 @@ def hinge_batches(
     if len(seen) != len(labels):
         raise ValueError(f"{len(seen)} pictures have {len(labels)} rows of labels")
 
-    def batches(start: int):
+    def batches(start: int) -> Iterator[tuple[Tensor, Tensor, Tensor, list[str]]]:
         generator, known = torch.Generator().manual_seed(seed), iter(replay(start))
         for step in count():  # from the first: what was drawn before decides what comes
             some = torch.randint(len(seen), (size,), generator=generator)
@@ -81,7 +81,9 @@ def hinge_training_loss(class_texts: list[str], margin: float) -> Callable:
     CLIP was taught. Raises ValueError when labels and texts disagree.
     """
 
-    def loss(model: CLIP, batch: tuple[Tensor, Tensor, Tensor, list[str]], progress: float):
+    def loss(
+        model: CLIP, batch: tuple[Tensor, Tensor, Tensor, list[str]], progress: float
+    ) -> tuple[Tensor, dict]:
         seen, labels, known, captions = batch
         if labels.shape[1] != len(class_texts):
             raise ValueError(f"labels of {labels.shape[1]} classes, {len(class_texts)} texts")
@@ -107,7 +109,7 @@ def label_batches(
     if not bool((labels.sum(1) > 0).all()):
         raise ValueError("every picture needs at least one class")
 
-    def batches(start: int):
+    def batches(start: int) -> Iterator[tuple[Tensor, list[str]]]:
         generator = torch.Generator().manual_seed(seed)
         for step in count():
             some = torch.randint(len(pictures), (size,), generator=generator)
@@ -126,7 +128,7 @@ def label_training_loss(correct_shared: bool) -> Callable:
     softmax (published: they are false negatives).
     """
 
-    def loss(model: CLIP, batch: tuple[Tensor, list[str]], progress: float):
+    def loss(model: CLIP, batch: tuple[Tensor, list[str]], progress: float) -> tuple[Tensor, dict]:
         pictures, texts = batch
         seen = image_encoder(model)(in_clips_units(pictures, pictures.device))
         said = F.normalize(encode_texts(model, texts), dim=-1)

@@ -8,7 +8,7 @@ worked out by hand. Shapes: B pictures, K classes, L background texts. Notebook 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -111,7 +111,7 @@ def check_weights(weights: Mapping[str, float]) -> None:
             raise ValueError(f"no loss term {name!r}{did_you_mean(str(name), TERMS)}")
 
 
-def weighted_sum(terms: Mapping, weights: Mapping[str, float]):
+def weighted_sum(terms: Mapping, weights: Mapping[str, float]) -> Any:
     """Sum of weight x term in the order of TERMS; a term without weight takes no part.
 
     terms: {name: scalar tensor or number}. Raises ValueError as `check_weights` does.

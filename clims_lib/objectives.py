@@ -4,12 +4,14 @@ cam: image-level labels only. puzzle_cam: whole and tiles must agree (Jo and Yu,
 clims: CLIP judges what the maps cut out. full_masks: the ceiling, not weakly supervised.
 Each `*_loss` makes a function (network, batch, progress in [0, 1]) -> (loss, its parts) for
 `training.train`. All are means over the pictures of a batch but those with masks, means over
-pixels: these have an attribute `count`, a function that counts a batch's. Notebook 03 derives them.
+pixels: these are `Counted`. Notebook 03 derives them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,18 @@ from clims_lib.losses import area_loss, clims_loss, similarities
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images (B,3,H,W) in [0,1], labels (B,K), masks
 LossAndParts = tuple[Tensor, dict[str, Tensor]]
-Loss = Callable[[nn.Module, Batch, float], LossAndParts]
+Loss = Callable[[Any, Any, float], LossAndParts]  # each has a network and batches of its own
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A loss that is no mean over a batch's pictures: count(batch) is how many it is a mean of."""
+
+    loss: Loss
+    count: Callable[[Any], int]
+
+    def __call__(self, model: nn.Module, batch: Any, progress: float) -> LossAndParts:
+        return self.loss(model, batch, progress)
 
 
 def pooled_scores(scores: Tensor) -> Tensor:
@@ -117,7 +130,8 @@ def clims_training_loss(
 
 def known_pixels(batch: Batch) -> int:
     """How many pixels of the batch's masks (B, H, W) are not 255."""
-    return int((batch[2] != IGNORE).sum())
+    masks = batch[2]
+    return 0 if masks is None else int((masks != IGNORE).sum())
 
 
 def full_mask_loss() -> Loss:
@@ -137,8 +151,7 @@ def full_mask_loss() -> Loss:
         part = (bce * known[:, None]).sum() / (known.sum() * num_classes).clamp(min=1)
         return part, {"bce": part}
 
-    loss.count = known_pixels
-    return loss
+    return Counted(loss, known_pixels)
 
 
 def mask_loss() -> Loss:
@@ -157,5 +170,4 @@ def mask_loss() -> Loss:
         entropy = total / (masks != IGNORE).sum().clamp(min=1)
         return entropy, {"ce": entropy}
 
-    loss.count = known_pixels
-    return loss
+    return Counted(loss, known_pixels)

@@ -108,7 +108,9 @@ def affinity_training_loss(
     pairs of places, so micro-batches would not quite add up to it.
     """
 
-    def loss(head: AffinityHead, batch: tuple[Tensor, Tensor], progress: float):
+    def loss(
+        head: AffinityHead, batch: tuple[Tensor, Tensor], progress: float
+    ) -> tuple[Tensor, dict]:
         images, labels = batch
         with torch.no_grad():
             stages = features(images)

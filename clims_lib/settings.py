@@ -5,19 +5,19 @@ one's own, other dataclasses, and `X | None` for what a profile may leave out.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NoReturn
 
 
 class FrozenDict(dict):
     """A dict that cannot change, so that a frozen dataclass that holds one has a hash."""
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
 
-    def __reduce__(self):  # copies and pickles are made at once, not key by key
-        return FrozenDict, (dict(self),)
+    def __reduce__(self) -> tuple[type, tuple]:
+        return FrozenDict, (dict(self),)  # copies and pickles are made at once, not key by key
 
-    def _refuse(self, *_, **__):
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError("settings do not change: dataclasses.replace makes others")
 
     __setitem__ = __delitem__ = __ior__ = _refuse

@@ -155,9 +155,9 @@ class _Bare(ast.NodeTransformer):
         super().generic_visit(node)
         if isinstance(node, ast.FunctionDef):
             node.returns = None
-        documented = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module)
-        if documented and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
         return node
 
 
@@ -182,12 +182,13 @@ def _targets(node: ast.stmt) -> list[str]:
 
 def _uses(node: ast.stmt, local: set[str]) -> dict[str, set[str] | None]:
     """What a statement mentions that is not its own local variable."""
-    found: dict[str, set[str] | None] = {}
+    taken: dict[str, set[str]] = {}
     for attribute in (n for n in ast.walk(node) if isinstance(n, ast.Attribute)):
         if isinstance(attribute.value, ast.Name):
-            found.setdefault(attribute.value.id, set()).add(attribute.attr)
+            taken.setdefault(attribute.value.id, set()).add(attribute.attr)
             attribute.value.id = ""  # counted; what is left stands by itself
-    found |= dict.fromkeys((n.id for n in _all_names(node) if n.id), None)
+    alone = dict.fromkeys(n.id for n in _all_names(node) if n.id)
+    found = {**taken, **alone}
     return {name: attributes for name, attributes in found.items() if name not in local}
 
 
@@ -211,7 +212,7 @@ def _imports_of(node: ast.AST) -> dict[str, tuple[str, str]]:
     if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
         for alias in node.names:
             whole = f"{node.module}.{alias.name}"
-            target = (whole, "") if _path_of(whole) else (str(node.module), alias.name)
+            target = (whole, "") if _find(whole) else (str(node.module), alias.name)
             found[alias.asname or alias.name] = target
     return found
 
@@ -229,9 +230,16 @@ def _check_loaded(name: str) -> None:
             )
 
 
-def _path_of(name: str) -> Path | None:
+def _find(name: str) -> Path | None:
     base = PACKAGE.parent.joinpath(*name.split("."))
     return next(filter(Path.is_file, (base.with_suffix(".py"), base / "__init__.py")), None)
+
+
+def _path_of(name: str) -> Path:
+    path = _find(name)
+    if path is None:
+        raise ValueError(f"no module {name} in {PACKAGE.parent}")
+    return path
 
 
 def _file_of(name: str) -> str:

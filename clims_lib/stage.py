@@ -112,8 +112,8 @@ def differences(old: dict, new: dict, outputs: Path) -> list[str]:
         before, after = (recipe.get("inputs", {}).get(what) for recipe in (old, new))
         manifests = [outputs / str(value) / MANIFEST for value in (before, after)]
         if all(isinstance(v, str) for v in (before, after)) and all(m.is_file() for m in manifests):
-            deeper = (read_json(manifest)["recipe"] for manifest in manifests)
-            found |= dict.fromkeys(differences(*deeper, outputs))
+            was, now = (read_json(manifest)["recipe"] for manifest in manifests)
+            found |= dict.fromkeys(differences(was, now, outputs))
         else:
             found[f"{what} changed"] = None
     found |= {f"{file} changed": None for file in _changed(old, new, "code")}

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -19,9 +20,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from clims_lib.clip_model import autocast
 from clims_lib.devices import ALONE, Team
-from clims_lib.objectives import Loss
+from clims_lib.objectives import Counted, Loss
 
-StepBatch = tuple[Tensor | list | None, ...]  # pictures, labels, masks, captions, ... of a step
+StepBatch = tuple[Any, ...]  # pictures, labels, masks, captions, ... of a step
 Batches = Callable[[int], Iterable[StepBatch]]  # start -> those of steps start, start + 1, ...
 
 
@@ -45,7 +46,7 @@ def train(
     state: dict | None = None,
     save: Callable[[dict], None] | None = None,
     save_every: float = 60.0,
-    progress: Callable[..., None] | None = None,
+    progress: Callable[..., object] | None = None,
     watch: Callable[[int, nn.Module], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train in place; returns {"loss": ..., and its parts by name} of every step.
@@ -72,7 +73,8 @@ def train(
         history = list(state["history"])
         load_states(objects, state)
         rng.set_rng_state(state["rng"])
-    start, unread, saved = len(history), [], time.monotonic()
+    start, saved = len(history), time.monotonic()
+    unread: list[list[tuple[float, dict[str, Tensor]]]] = []  # step by step
     learn(model, frozen_norm)
     for step, batch in zip(range(start, steps), prefetch(batches(start), device), strict=False):
         epoch, done = divmod(step, steps_per_epoch)
@@ -169,7 +171,7 @@ def epoch_means(history: list[dict[str, float]], steps_per_epoch: int) -> list[d
 
 def head_and_body(model: nn.Module, lr: float, head_lr_factor: float) -> list[dict]:
     """A network's parameters in two groups: the `head` learns `head_lr_factor` times as fast."""
-    head = list(model.head.parameters())
+    head = list(model.get_submodule("head").parameters())
     body = [p for p in model.parameters() if all(p is not h for h in head)]
     return [{"params": body, "lr": lr}, {"params": head, "lr": lr * head_lr_factor}]
 
@@ -208,14 +210,14 @@ def micro_batches(
     """(micro-batch, weight) of this process: all weights of all processes add up to 1.
 
     With these weights the gradients add up to the whole batch's. A micro-batch weighs as much as
-    its share of what `loss.count(batch)` counts, by default the pictures. It has two pictures at
-    least while one of the model's batch norms learns: one alone may have no deviation. A process
-    that the batch is too small for gets one of weight 0.
+    its share of the pictures, or of what a `Counted` loss counts. It has two pictures at least
+    while one of the model's batch norms learns: one alone may have no deviation. A process that
+    the batch is too small for gets one of weight 0.
     """
     if team.size == 1 and accumulate == 1:
         yield batch, 1.0
         return
-    count = getattr(loss, "count", lambda some: len(some[0]))
+    count = loss.count if isinstance(loss, Counted) else lambda some: len(some[0])
     total = max(count(batch), 1)
     mine, share = _cut(batch, slice(team.rank, None, team.size)), 1
     if not len(mine[0]):

@@ -256,7 +256,7 @@ def test_micro_batches_of_unevenly_ignored_masks_add_up_to_the_gradient_by_hand(
     class Line(nn.Module):
         def __init__(self):
             super().__init__()
-            self.head = nn.Conv2d(3, 3 if loss.__qualname__.startswith("mask_loss") else 2, 1)
+            self.head = nn.Conv2d(3, 3 if loss.loss.__qualname__.startswith("mask_loss") else 2, 1)
 
         def forward(self, images):
             return self.head(images)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from clims_lib.commands.options import (
     at_least_one,
@@ -66,7 +67,7 @@ def sample(parser: argparse.ArgumentParser) -> Callable:
     )
     _notebook_options(parser)
 
-    def run(folder: Path, overrides: list[str], **options):
+    def run(folder: Path, overrides: list[str], **options: Any) -> None:
         if not (folder / "JPEGImages").is_dir():
             raise ValueError(f"{folder} has no folder JPEGImages: --help says what it holds")
         overrides = [*overrides, data_root(str(folder))]
@@ -79,7 +80,7 @@ def lab(parser: argparse.ArgumentParser) -> Callable:
     """Open JupyterLab on the notebooks; other options go to `jupyter lab`."""
     parser.set_defaults(passed_on=[])
 
-    def run(passed_on: list[str]):
+    def run(passed_on: list[str]) -> None:
         notebooks = in_checkout("notebooks")
         words = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebooks}", *passed_on]
         os.execv(words[0], words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from clims_lib.commands.options import profile_option, setting_options
 from clims_lib.config import ROOT, load_profile
@@ -24,7 +25,7 @@ def download(parser: argparse.ArgumentParser) -> Callable:
         "--data-root", type=Path, default=ROOT / "data", help="default: data in the checkout"
     )
 
-    def run(what: str, data_root: Path):
+    def run(what: str, data_root: Path) -> None:
         from clims_lib.data.download import get_all, get_weights
 
         print(*([get_all(data_root)] if what == "voc2012" else get_weights(data_root)), sep="\n")
@@ -45,7 +46,7 @@ def train(parser: argparse.ArgumentParser) -> Callable:
     profile_option(parser)
     setting_options(parser)
 
-    def run(method: str, profile: str, overrides: list[str]):
+    def run(method: str, profile: str, overrides: list[str]) -> None:
         from clims_lib.stages.all_gpus import train_here
 
         print(train_here(load_profile(profile, overrides), method))
@@ -67,7 +68,7 @@ def segment(parser: argparse.ArgumentParser) -> Callable:
     setting_options(parser)
     parser.add_argument("--split", default="test", help="default: test")
 
-    def run(method: str, profile: str, overrides: list[str], split: str):
+    def run(method: str, profile: str, overrides: list[str], split: str) -> None:
         from clims_lib.stages.segmentations import make_segmentations
 
         print(make_segmentations(load_profile(profile, overrides), method, split))
@@ -88,7 +89,7 @@ def submission(parser: argparse.ArgumentParser) -> Callable:
     parser.add_argument("--competition", default="comp6", choices=["comp5", "comp6"])
     parser.add_argument("--out", type=Path, default=Path("submission.tgz"))
 
-    def run(**options):
+    def run(**options: Any) -> None:
         from clims_lib.data.submission import write_submission
 
         print(write_submission(**options))
@@ -100,7 +101,7 @@ def claims(parser: argparse.ArgumentParser) -> Callable:
     """Print the committed table's claims, each with its goal and what was measured."""
     profile_option(parser)
 
-    def run(profile: str):
+    def run(profile: str) -> None:
         from clims_lib.results.claims import claims, claims_table
         from clims_lib.results.tables import read_committed
 

@@ -160,7 +160,7 @@ class VOCFolder(torch.utils.data.Dataset):
         for new, name in enumerate(self.classes, start=1):
             self._index[known.index(name) + 1] = new
         self.names = list_names(self.root, split)
-        self._lists = []  # of ImageSets/Main, those that were read
+        self._lists: list[Path] = []  # of ImageSets/Main, those that were read
         self._labels = self._read_main() if labels else {}
         self._check_files("JPEGImages", ".jpg", self.names)
         self._aug = {path.stem for path in (self.root / "SegmentationClassAug").glob("*.png")}

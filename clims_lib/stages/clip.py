@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from clip.model import CLIP
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from clims_lib import clip_model, finetune, prompts
 from clims_lib.artifacts import load_checkpoint, save_checkpoint, write_json
@@ -21,14 +23,26 @@ from clims_lib.data.splits import read_split, split_folder
 from clims_lib.devices import bar, device_of, explains_out_of_memory
 from clims_lib.miniworld import world
 from clims_lib.miniworld.captions import cut_views
+from clims_lib.objectives import Loss
+from clims_lib.settings import Clip
 from clims_lib.stage import make_once
 from clims_lib.stages.methods import needs_clip
-from clims_lib.training import train
+from clims_lib.training import Batches, train
+
+# What is minimised, on what, by which optimiser and schedule.
+Finetuning = tuple[Loss, Batches, Optimizer, LRScheduler | None]
 
 
 @lru_cache(maxsize=1)  # training and finetuning see the same scenes, which take a minute to draw
 def _corpus(captions: int) -> world.Corpus:
     return world.make_corpus(0, captions)
+
+
+def small_clip(profile: Profile) -> Clip:
+    """The section [clip]. Raises ValueError where the profile names a checkpoint instead."""
+    if profile.clip is None:
+        raise ValueError("this profile trains no CLIP: give it a section [clip]")
+    return profile.clip
 
 
 class CaptionBatches:
@@ -40,7 +54,7 @@ class CaptionBatches:
     def __init__(self, profile: Profile, size: int, salt: int = 0):
         self.corpus = _corpus(profile.data.captions)
         self.size, self.seed = size // 2, 2 * profile.seed + salt
-        self.cuts = asdict(profile.clip.cutouts)
+        self.cuts = asdict(small_clip(profile).cutouts)
 
     def __call__(self, start: int) -> Iterator[tuple[Tensor, list[str]]]:
         """The batches of steps start, start + 1, ..., without end."""
@@ -62,7 +76,7 @@ class CaptionBatches:
 
 def untrained_clip(profile: Profile) -> CLIP:
     """The small CLIP of the profile's sizes and seed, on its device, before any training."""
-    s = profile.clip
+    s = small_clip(profile)
     return clip_model.new_clip(
         resolution=profile.data.size,
         layers=s.layers,
@@ -81,7 +95,7 @@ def make_clip(profile: Profile) -> Path:
     Returns the folder of clip.pt, a state dict that `clip.load` reads. Raises FileNotFoundError
     when the checkpoint is not on disk.
     """
-    settings, device = profile.clip, device_of(profile)
+    device = device_of(profile)
 
     def make(folder: Path) -> None:
         if profile.clip_checkpoint:
@@ -89,7 +103,8 @@ def make_clip(profile: Profile) -> Path:
                 clip_model.load_clip(find_clip(profile), device), folder / "clip.pt"
             )
             return
-        model, state = untrained_clip(profile), load_checkpoint(folder)
+        settings, state = small_clip(profile), load_checkpoint(folder)
+        model = untrained_clip(profile)
         optimiser, schedule = clip_model.clip_optimiser(model, settings.steps, settings.lr)
         with (
             bar(settings.steps, "CLIP from captions", (state or {}).get("step", 0)) as progress,
@@ -197,7 +212,7 @@ def finetune_clip(profile: Profile) -> Path:
     return make_once(profile, "weights", "clip_finetuned", make, settings=read, inputs=inputs)
 
 
-def _hinge(profile: Profile, model: CLIP):
+def _hinge(profile: Profile, model: CLIP) -> Finetuning:
     """The careful finetuning: loss, batches, optimiser of the text tower, no schedule."""
     settings, texts = profile.finetune, prompts.class_texts(profile.data.classes)
     pictures, labels, _ = read_split(profile, "train")
@@ -211,7 +226,7 @@ def _hinge(profile: Profile, model: CLIP):
     return finetune.hinge_training_loss(texts, settings.margin), batches, optimiser, None
 
 
-def _label_contrast(profile: Profile, model: CLIP):
+def _label_contrast(profile: Profile, model: CLIP) -> Finetuning:
     """The published finetuning: loss, batches, optimiser of both towers, cosine."""
     settings, texts = profile.finetune, prompts.class_texts(profile.data.classes)
     pictures, labels, _ = read_split(profile, "train")
@@ -226,7 +241,7 @@ def _label_contrast(profile: Profile, model: CLIP):
     return finetune.label_training_loss(settings.correct_shared), batches, optimiser, schedule
 
 
-def clip_texts(profile: Profile, model) -> tuple[Tensor, Tensor]:
+def clip_texts(profile: Profile, model: CLIP) -> tuple[Tensor, Tensor]:
     """Class texts (K, D) and background texts (K, L, D), encoded once; NaN fills short lists up."""
     classes = profile.data.classes
     table = prompts.parse_background(profile.losses.background)

@@ -54,7 +54,7 @@ def train_deeplab(profile: Profile) -> Path:
     def make(folder: Path) -> None:
         device, model = device_of(profile), new_deeplab(profile)
         model.backbone.load_state_dict(load_network(profile, "cam").backbone.state_dict())
-        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(device).to(memory_format=torch.channels_last)
         images, labels, _ = read_split(profile, "train")
         batches = MemoryBatches(
             images,
@@ -113,7 +113,7 @@ def deeplab_predictor(profile: Profile) -> Callable[[Tensor], Tensor]:
     """
     model, device = new_deeplab(profile), device_of(profile)
     model.load_state_dict(load_tensors(train_deeplab(profile) / "weights.safetensors"))
-    model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
     amp = not profile.compute.full_precision
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -219,7 +220,9 @@ CRF_SETTINGS = (
 REFINING = tuple(f"crf.{name}" for name in CRF_SETTINGS)  # what `refine` reads
 
 
-def refine(profile: Profile, images: Tensor, cams: Tensor, thresholds, **changes) -> Tensor:
+def refine(
+    profile: Profile, images: Tensor, cams: Tensor, thresholds: Sequence[float], **changes: Any
+) -> Tensor:
     """CRF masks uint8 (B, T, H, W) of normalised maps (B, n, H, W) at each threshold, with the
     profile's settings, some changed."""
     settings = {name: getattr(profile.crf, name) for name in CRF_SETTINGS} | changes

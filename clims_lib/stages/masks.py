@@ -38,7 +38,7 @@ def threshold_scores(profile: Profile, name: str) -> dict[str, list[float]]:
     def make(folder: Path) -> None:
         cams = make_cams(profile, row.maps, "train", looked_at(profile))
         truth = read_split(profile, "train", masks=True)[2]
-        counts = dict.fromkeys(hows, 0)
+        counts = dict.fromkeys(hows, torch.tensor(0))
         for part in groups(profile, cams, "train", settings.chosen_on):
             height, width = part.images.shape[-2:]
             known = truth[part.some, :height, :width]

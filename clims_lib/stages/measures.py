@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +112,7 @@ def measure_masks(profile: Profile, name: str, masks: dict[str, Path]) -> list[d
             rows.append(scores_of(profile, name, split, read_folder(profile, where, split), truth))
         write_json(folder / "rows.json", rounded(rows))
 
-    truths = {f"truth of {s}": split_folder(profile, s, "masks") for s in masks}
+    truths: dict[str, Any] = {f"truth of {s}": split_folder(profile, s, "masks") for s in masks}
     if (make_data(profile) / "grounds.txt").is_file():
         truths |= {f"grounds of {s}": contents(profile, s, "grounds") for s in masks}
     measured = make_once(profile, "measured", name, make, settings=["seed"], inputs=truths | masks)

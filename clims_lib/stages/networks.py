@@ -15,6 +15,7 @@ from clims_lib.artifacts import (
     save_tensors,
     write_json,
 )
+from clims_lib.backbones import EfficientNetLite
 from clims_lib.batches import MemoryBatches
 from clims_lib.cam import CAMNet
 from clims_lib.config import ROOT, Profile
@@ -98,7 +99,7 @@ def load_imagenet(backbone: torch.nn.Module, weights: Path) -> None:
 
     Raises FileNotFoundError saying where the file belongs.
     """
-    if hasattr(backbone, "load_imagenet"):
+    if isinstance(backbone, EfficientNetLite):
         backbone.load_imagenet()
         return
     source = SOURCES["resnet50"]
@@ -116,7 +117,7 @@ def load_network(profile: Profile, method: str) -> CAMNet:
     """A trained network in eval mode, trained now when it is not there yet."""
     model = new_network(profile)
     model.load_state_dict(load_tensors(train_cam(profile, method) / "weights.safetensors"))
-    return model.to(device_of(profile), memory_format=torch.channels_last).eval()
+    return model.to(device_of(profile)).to(memory_format=torch.channels_last).eval()
 
 
 def first_weights(profile: Profile) -> str:
@@ -138,7 +139,7 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
     epochs = entry.epochs or f"{entry.section}.epochs"
     read = [epochs, *(f"{entry.section}.{name}" for name in ("batch", "lr", "head_lr_factor"))]
     read += [f"{entry.section}.weight_decay", *entry.arguments.values()]
-    inputs = {
+    inputs: dict[str, str | Path] = {
         "images": split_folder(profile, "train"),
         "labels": split_folder(profile, "train", "labels"),
         "watched images": split_folder(profile, "val"),
@@ -160,7 +161,7 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
     def make(folder: Path) -> None:
         device, state = device_of(profile), team.broadcast(load_checkpoint(folder))
         model = load_network(profile, entry.start) if entry.start else new_network(profile)
-        model = model.to(device, memory_format=torch.channels_last)
+        model = model.to(device).to(memory_format=torch.channels_last)
         batches = MemoryBatches(
             *read_split(profile, "train", masks),
             section.batch,
@@ -215,12 +216,12 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
     )
 
 
-def _keep_maps(profile: Profile, folder: Path) -> Callable[[int, CAMNet], None]:
+def _keep_maps(profile: Profile, folder: Path) -> Callable[[int, torch.nn.Module], None]:
     """A `watch` for training: the score maps of a few val pictures after every epoch, on disk."""
     images = read_split(profile, "val")[0][: profile.data.studied].float() / 255
 
     @torch.no_grad()
-    def watch(epoch: int, model: CAMNet) -> None:
+    def watch(epoch: int, model: torch.nn.Module) -> None:
         x = images.to(device_of(profile)).contiguous(memory_format=torch.channels_last)
         scores = model.eval()(x).float().half()
         save_tensors(folder / f"maps_{epoch:02d}.safetensors", {"scores": scores})

@@ -34,7 +34,7 @@ from clims_lib.stage import make_once
 from clims_lib.stages.masks import make_pseudo_masks, read_folder
 from clims_lib.stages.methods import pseudo_row, trainer_of
 from clims_lib.stages.networks import NETWORK, TRAINING, load_network, new_network, train_cam
-from clims_lib.training import new_optimiser, new_schedule, train
+from clims_lib.training import StepBatch, new_optimiser, new_schedule, train
 
 SUPERVISED = ("steps", "feature_channels", "output_stride", "batch_labelled", "lr", "weight_decay")
 
@@ -63,7 +63,7 @@ def normalise(images: Tensor) -> Tensor:
 def train_cct(profile: Profile, method: str) -> Path:
     """Train one of methods_of(profile); returns the folder of weights and history.json."""
     trainer, settings = trainer_of(profile, method), profile.cct
-    inputs = {"start": train_cam(profile, "cam")}
+    inputs: dict[str, str | Path] = {"start": train_cam(profile, "cam")}
     for kind in ("images", "masks"):
         inputs[f"labelled {kind}"] = split_folder(profile, "train_labelled", kind)
     read = [f"cct.{name}" for name in SUPERVISED] + ["cct.perturbations"]
@@ -83,7 +83,7 @@ def train_cct(profile: Profile, method: str) -> Path:
         # The published encoder starts from ImageNet; ours from the baseline CAM network.
         model.backbone.load_state_dict(load_network(profile, "cam").backbone.state_dict())
         device, state = device_of(profile), load_checkpoint(folder)
-        model = model.to(device, memory_format=torch.channels_last)
+        model = model.to(device).to(memory_format=torch.channels_last)
         images, _, masks = read_split(profile, "train_labelled", masks=True)
         form = {"steps": settings.steps} | asdict(profile.augment)
         labelled = DrawnBatches(
@@ -105,7 +105,7 @@ def train_cct(profile: Profile, method: str) -> Path:
                 **form,
             )
 
-        def batches(start: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+        def batches(start: int) -> Iterator[StepBatch]:
             unlabelled = weak(start) if weak else repeat((None, None))
             for (x, m), (y, n) in zip(labelled(start), unlabelled, strict=False):
                 yield normalise(x), m, None if y is None else normalise(y), n
@@ -159,7 +159,7 @@ def load_cct(profile: Profile, method: str) -> CCT:
     """A trained CCT in eval mode, trained now when it is not there yet."""
     model = new_cct(profile)
     model.load_state_dict(load_tensors(train_cct(profile, method) / "weights.safetensors"))
-    return model.to(device_of(profile), memory_format=torch.channels_last).eval()
+    return model.to(device_of(profile)).to(memory_format=torch.channels_last).eval()
 
 
 def cct_predictor(profile: Profile, method: str) -> Callable[[Tensor], Tensor]:
