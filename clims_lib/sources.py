@@ -18,9 +18,9 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-# They decide where a result lies and how soon it is there, never what it is; the registry's entries
-# are handed over one by one, else every method would depend on every other one's loss.
-# What a data set or a downloaded file holds is in the keys by its content.
+# They decide where a result lies and how soon it is there, never what it is. What a data set or a
+# downloaded file holds is in the keys by its content. And of a table a stage declares the entry
+# that it takes: else every method would depend on every other one's loss.
 PLUMBING = {
     "artifacts",
     "config",
@@ -32,6 +32,9 @@ PLUMBING = {
     "data.download",
     "data.splits.make_data",
     "data.splits.open_split",
+    "stages.networks.from_clip",
+    "stages.masks.MASKS",
+    "stages.segmentations.PREDICTORS",
 }
 PLUMBING = {f"clims_lib.{name}" for name in PLUMBING}
 STAGE = "make_once"  # who calls it is a stage: to others its folder is an input, not code
@@ -69,6 +72,18 @@ def code_of(*starts: Callable | types.ModuleType, through_stages: bool = False) 
 @cache
 def _hashes(first: frozenset, through_stages: bool, versions: tuple) -> dict[str, str]:
     """`code_of`, for as long as no file changes."""
+    texts: dict[str, list[str]] = {}
+    for where, name in sorted(reached(first, through_stages)):
+        definition = read_module(where).definitions[name]
+        texts.setdefault(_file_of(where), []).append(f"{name}\n{definition.text}")
+    return {
+        file: hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
+        for file, parts in texts.items()
+    }
+
+
+def reached(first: Iterable[tuple[str, str]], through_stages: bool) -> set[tuple[str, str]]:
+    """All definitions, (module, name), that some can run, these included."""
     seen, todo = set(first), list(first)
     while todo:
         where, name = todo.pop()
@@ -76,14 +91,7 @@ def _hashes(first: frozenset, through_stages: bool, versions: tuple) -> dict[str
             if through_stages or STAGE not in read_module(found[0]).definitions[found[1]].uses:
                 seen.add(found)
                 todo.append(found)
-    texts: dict[str, list[str]] = {}
-    for where, name in sorted(seen):
-        definition = read_module(where).definitions[name]
-        texts.setdefault(_file_of(where), []).append(f"{name}\n{definition.text}")
-    return {
-        file: hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
-        for file, parts in texts.items()
-    }
+    return seen
 
 
 def _names_of(item: Callable | types.ModuleType) -> Iterable[tuple[str, str]]:

@@ -82,7 +82,7 @@ def value_of(profile: Profile, setting: str) -> Any:
     """The value of a dotted name, as it is."""
     value: Any = profile
     for part in setting.split("."):
-        value = getattr(value, part)
+        value = value[part] if isinstance(value, Mapping) else getattr(value, part)
     return value
 
 

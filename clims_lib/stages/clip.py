@@ -206,9 +206,12 @@ def finetune_clip(profile: Profile) -> Path:
         "images": split_folder(profile, "train"),
         "labels": split_folder(profile, "train", "labels"),
     }
-    read = ["finetune", "seed", "data.classes", "compute.full_precision"]
-    if settings.loss == "hinge":  # with replayed captions
-        read += ["data.captions", "clip.cutouts"]
+    of_loss = {
+        "hinge": ["finetune.margin", "finetune.replay", "data.captions", "clip.cutouts"],
+        "contrastive": ["finetune.correct_shared", "finetune.weight_decay"],
+    }
+    read = [f"finetune.{name}" for name in ("loss", "batch", "steps", "lr")]
+    read += ["seed", "data.classes", "compute.full_precision", *of_loss[settings.loss]]
     return make_once(profile, "weights", "clip_finetuned", make, settings=read, inputs=inputs)
 
 

@@ -6,6 +6,7 @@ every weakly supervised method, as in the papers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -74,6 +75,16 @@ def choose_threshold(profile: Profile, name: str) -> dict:
     return {"how": how, "threshold": thresholds[scores[how].index(max(scores[how]))]}
 
 
+def plain_masks(
+    profile: Profile, images: Tensor, cams: Tensor, thresholds: Sequence[float]
+) -> Tensor:
+    """Masks uint8 (B, T, H, W) of normalised maps (B, n, H, W) at each threshold, no CRF."""
+    return torch.stack([seeds.cam_to_mask(cams, threshold) for threshold in thresholds], 1)
+
+
+MASKS = {False: plain_masks, True: refine}  # with a CRF?
+
+
 def make_pseudo_masks(profile: Profile, name: str, split: str) -> Path:
     """Segment a split from its image-level labels; returns the folder of <picture>.png masks.
 
@@ -88,16 +99,14 @@ def make_pseudo_masks(profile: Profile, name: str, split: str) -> Path:
             if all(path.is_file() for path in paths):
                 continue
             maps = seeds.normalise_cam(part.cams, part.label, choice["how"])
-            if row.crf:
-                masks = refine(profile, part.images, maps, [choice["threshold"]])[:, 0]
-            else:
-                masks = seeds.cam_to_mask(maps, choice["threshold"])
+            masks = MASKS[row.crf](profile, part.images, maps, [choice["threshold"]])[:, 0]
             for path, mask in zip(paths, part.labels_of(masks), strict=True):
                 write_mask(path, mask.numpy())
 
     maps = made_from(profile, row.maps, split)
     maps["settings"] += REFINING * row.crf
     maps["inputs"] |= choice
+    maps["code"] += [MASKS[row.crf]]
     return make_once(profile, "pseudo_masks", f"{name}_{split}", make, **maps)
 
 

@@ -13,7 +13,7 @@ from clims_lib import clip_model, metrics, oracle, prompts
 from clims_lib.artifacts import read_json, read_manifest, rounded, write_json
 from clims_lib.config import Profile
 from clims_lib.data.splits import contents, make_data, open_split, read_split, split_folder
-from clims_lib.data.voc import ground_names
+from clims_lib.data.voc import VOCFolder, ground_names
 from clims_lib.devices import device_of
 from clims_lib.metrics import IGNORE
 from clims_lib.stage import make_once
@@ -115,7 +115,9 @@ def measure_masks(profile: Profile, name: str, masks: dict[str, Path]) -> list[d
     truths: dict[str, Any] = {f"truth of {s}": split_folder(profile, s, "masks") for s in masks}
     if (make_data(profile) / "grounds.txt").is_file():
         truths |= {f"grounds of {s}": contents(profile, s, "grounds") for s in masks}
-    measured = make_once(profile, "measured", name, make, settings=["seed"], inputs=truths | masks)
+    measured = make_once(
+        profile, "measured", name, make, settings=["seed"], inputs=truths | masks, code=[VOCFolder]
+    )
     return read_json(measured / "rows.json")
 
 

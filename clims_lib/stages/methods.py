@@ -25,8 +25,9 @@ class Method:
 
     loss: a factory of objectives.py; arguments: {its keyword: the setting that it gets}. section:
     the profile's with epochs, batch and rates. start: the method whose weights it starts from, ""
-    for fresh ones. maps: what makes scores a map. needs: "clip" (CLIP and its texts are handed to
-    the loss), "masks". without: the term that an ablation leaves out. epochs: their setting.
+    for fresh ones. maps: what makes scores a map. needs: "clip" (the loss is also given CLIP, its
+    texts and the terms' weights), "masks". without: the term that an ablation leaves out. epochs:
+    their setting.
     """
 
     loss: Callable[..., objectives.Loss]
@@ -42,11 +43,7 @@ class Method:
 CLIMS = Method(
     objectives.clims_training_loss,
     "clims",
-    {
-        "weights": "losses.weights",
-        "cbs_form": "losses.cbs_form",
-        "cbs_threshold": "losses.cbs_threshold",
-    },
+    {"cbs_form": "losses.cbs_form", "cbs_threshold": "losses.cbs_threshold"},
     start="cam",
     maps="sigmoid",
     needs=("clip",),

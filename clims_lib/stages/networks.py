@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,14 +65,20 @@ def new_loss(profile: Profile, method: str) -> Loss:
     """What a method minimises, made from its entry in the registry."""
     entry = METHODS[method]
     given = {name: value_of(profile, setting) for name, setting in entry.arguments.items()}
-    if "weights" in given:
-        given["weights"] = loss_weights(profile, method)
-    if "clip" in entry.needs:
-        model = clip_model.load_clip(finetune_clip(profile) / "clip.pt", device_of(profile))
-        given["encode"] = clip_model.image_encoder(model)
-        given["class_text"], given["background_text"] = clip_texts(profile, model)
-        given["size"] = model.visual.input_resolution
-    return entry.loss(**given)
+    return entry.loss(**given | (from_clip(profile, method) if "clip" in entry.needs else {}))
+
+
+def from_clip(profile: Profile, method: str) -> dict[str, Any]:
+    """What a loss that asks CLIP is given besides: CLIP, its texts, the weights of the terms."""
+    model = clip_model.load_clip(finetune_clip(profile) / "clip.pt", device_of(profile))
+    class_text, background_text = clip_texts(profile, model)
+    return {
+        "encode": clip_model.image_encoder(model),
+        "class_text": class_text,
+        "background_text": background_text,
+        "size": model.visual.input_resolution,
+        "weights": loss_weights(profile, method),
+    }
 
 
 def new_network(profile: Profile) -> CAMNet:
@@ -150,11 +157,12 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
         inputs["start"] = train_cam(profile, entry.start, team)
     else:
         inputs["first weights"] = first_weights(profile)
+    code: list[Callable] = [entry.loss]
     if "clip" in entry.needs:
         inputs["clip"] = finetune_clip(profile)
         read += ["losses.background"]
-    if entry.without:
-        inputs["without"] = entry.without
+        read += [f"losses.weights.{t}" for t in profile.losses.weights if t != entry.without]
+        code += [from_clip]
     if hasattr(section, "clip_norm"):
         read += [f"{entry.section}.clip_norm"]
 
@@ -211,7 +219,7 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
         make,
         settings=[*NETWORK, *TRAINING, *read, "data.studied"],
         inputs=inputs,
-        code=[entry.loss],
+        code=code,
         team=team,
     )
 

@@ -26,11 +26,15 @@ def train_network(profile: Profile, name: str) -> Path:
     return train_cct(profile, name)
 
 
+PREDICTORS: dict[str, Callable[[Profile, str], Predict]] = {
+    "deeplab": lambda profile, name: deeplab_predictor(profile),
+    "cct": cct_predictor,
+}
+
+
 def predictor(profile: Profile, name: str) -> Predict:
     """A trained segmentation network: pictures uint8 (B, 3, S, S) -> masks uint8 (B, S, S)."""
-    if trainer_of(profile, name).section == "deeplab":
-        return deeplab_predictor(profile)
-    return cct_predictor(profile, name)
+    return PREDICTORS[trainer_of(profile, name).section](profile, name)
 
 
 def make_segmentations(profile: Profile, name: str, split: str) -> Path:
@@ -62,4 +66,5 @@ def make_segmentations(profile: Profile, name: str, split: str) -> Path:
         make,
         settings=["compute.full_precision", *(["deeplab.scales"] if deeplab else [])],
         inputs={"weights": train_network(profile, name), "images": split_folder(profile, split)},
+        code=[deeplab_predictor if deeplab else cct_predictor],
     )

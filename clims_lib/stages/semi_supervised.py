@@ -121,7 +121,7 @@ def train_cct(profile: Profile, method: str) -> Path:
             unsupervised_weight=settings.unsupervised_weight if trainer.consistency else 0.0,
             weak_weight_auxiliary=settings.weak_weight_auxiliary if trainer.pseudo else 0.0,
             weak_weight_main=settings.weak_weight_main if trainer.pseudo else 0.0,
-            ramp=settings.ramp,
+            ramp=settings.ramp if trainer.consistency or trainer.pseudo else 0.0,
             reduction="sum_labels",
         )
         advice = (
