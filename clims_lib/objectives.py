@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from clims_lib.clip_model import normalise_for_clip, resize_for_clip
 from clims_lib.labels import IGNORE
-from clims_lib.losses import area_loss, clims_loss, similarities
+from clims_lib.losses import area_loss, check_weights, clims_loss, similarities
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images (B,3,H,W) in [0,1], labels (B,K), masks
 LossAndParts = tuple[Tensor, dict[str, Tensor]]
@@ -95,14 +95,18 @@ def clims_training_loss(
     *,
     size: int,
     weights: Mapping[str, float],
+    without: str = "",
     cbs_form: str = "class_related",
     cbs_threshold: float = 0.26,
 ) -> Loss:
     """The CLIMS loss (Eq. 6) of the network's maps; texts are encoded once, by the caller.
 
     size: CLIP's input resolution; pictures and maps are brought to it before they are multiplied.
-    cbs_form: "class_related", or "thresholded" at cbs_threshold.
+    weights: {name in losses.TERMS: number}; without: the one that an ablation sets to 0. cbs_form:
+    "class_related", or "thresholded" at cbs_threshold. Raises ValueError for an unknown term.
     """
+    check_weights(weights)
+    used = {name: 0.0 if name == without else weight for name, weight in weights.items()}
     above = cbs_threshold if cbs_form == "thresholded" else None
 
     def loss(model: nn.Module, batch: Batch, progress: float) -> LossAndParts:
@@ -110,7 +114,7 @@ def clims_training_loss(
         cams = model(images).float().sigmoid()
         seen = normalise_for_clip(resize_for_clip(images, size))
         measured = similarities(encode, seen, cams, labels, class_text, background_text)
-        return clims_loss(*measured, cams, labels, weights=weights, cbs_threshold=above)
+        return clims_loss(*measured, cams, labels, weights=used, cbs_threshold=above)
 
     return loss
 

@@ -64,8 +64,6 @@ def test_a_weight_of_no_term_is_refused():
 def test_weights_come_from_the_profile():
     profile = load_profile("mini", ["losses.weights.otm=3"])
     assert loss_weights(profile) == {"otm": 3.0, "btm": 18.0, "cbs": 8.0, "reg": 180.0}
-    without = loss_weights(profile, "clims_no_cbs")
-    assert without == {"otm": 3.0, "btm": 18.0, "cbs": 0.0, "reg": 180.0}
     with pytest.raises(ValueError, match="no loss term 'rge'; did you mean reg"):
         loss_weights(load_profile("mini", ["losses.weights.rge=1"]))
 

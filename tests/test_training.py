@@ -155,6 +155,22 @@ def test_clims_loss_reaches_the_network_and_not_clip():
     assert value.item() == pytest.approx(sum(p.item() for p in parts.values()), rel=1e-5)
 
 
+def test_an_ablation_leaves_one_term_out_of_the_sum():
+    maps = nn.Conv2d(3, 2, 1)
+    encode = lambda x: F.normalize(x.flatten(1)[:, :5] + 1, dim=-1)  # noqa: E731
+    text, weights = F.normalize(torch.rand(2, 5), dim=-1), {"otm": 2.0, "btm": 3.0, "reg": 5.0}
+    some = (torch.rand(2, 3, 4, 4), torch.ones(2, 2), None)
+    how = {"size": 4, "weights": weights}
+    value, parts = clims_training_loss(encode, text, text[:, None], without="btm", **how)(
+        maps, some, 0
+    )
+    assert value.item() == pytest.approx(
+        2 * parts["otm"].item() + 5 * parts["reg"].item(), rel=1e-5
+    )
+    with pytest.raises(ValueError, match="no loss term 'rge'; did you mean reg"):
+        clims_training_loss(encode, text, text[:, None], size=4, weights={"rge": 1.0})
+
+
 # ---- The loop
 
 

@@ -49,22 +49,22 @@ TRAINING = (
 )
 
 
-def loss_weights(profile: Profile, method: str = "clims") -> dict[str, float]:
-    """{term: weight} of CLIMS or of one of its ablations, in the order of the losses.
+def loss_weights(profile: Profile) -> dict[str, float]:
+    """{term: weight} of CLIMS, in the order of the losses.
 
     Raises ValueError where the profile gives a weight to a term that does not exist.
     """
-    given, without = profile.losses.weights, METHODS[method].without
+    given = profile.losses.weights
     check_weights(given)
-    return {name: 0.0 if name == without else given[name] for name in TERMS if name in given}
+    return {name: given[name] for name in TERMS if name in given}
 
 
 def new_loss(profile: Profile, method: str) -> Loss:
     """What a method minimises, made from its entry in the registry."""
     entry = METHODS[method]
     given = {name: value_of(profile, setting) for name, setting in entry.arguments.items()}
-    if "weights" in given:
-        given["weights"] = loss_weights(profile, method)
+    if entry.without:
+        given["without"] = entry.without
     if "clip" in entry.needs:
         model = clip_model.load_clip(finetune_clip(profile) / "clip.pt", device_of(profile))
         given["encode"] = clip_model.image_encoder(model)
