@@ -36,7 +36,7 @@ def make_data(profile: Profile) -> Path:
         return write_dataset(root, seed=0, **miniworld_sizes(profile))
     if not (root / "JPEGImages").is_dir():
         raise FileNotFoundError(
-            f"no VOC-layout data set at {root}: give its folder with ci/tutorial --data-root or "
+            f"no VOC-layout data set at {root}: give its folder with --data-root or "
             "VOC_ROOT, or fetch VOC2012 with clims download voc2012"
         )
     return root
