@@ -20,6 +20,38 @@ try:
 except ImportError as error:
     raise RuntimeError("Sphinx is missing; python -m pip install -e '.[book]' brings it") from error
 
+FOUNDATIONS = ("config", "settings", "artifacts", "stage", "sources", "devices", "labels", "plots")
+# (title, words, folder, modules that a reader begins with), in the order to read them.
+ROOMS = (
+    (
+        "Pieces",
+        "The method: tensors and plain arguments in, tensors out.",
+        ".",
+        ("losses", "objectives", "prompts", "oracle", "clip_model", "finetune", "cam"),
+    ),
+    (
+        "Stages",
+        "Settings, disk and pieces together. The registry of all methods comes first.",
+        "stages",
+        ("methods", "clip", "networks", "maps", "walk", "cams", "masks", "measures"),
+    ),
+    ("Data", "VOC's layout, downloads, splits.", "data", ("voc", "splits")),
+    (
+        "MiniWorld",
+        "The drawn data set.",
+        "miniworld",
+        ("world", "dataset", "scene", "captions", "drawing"),
+    ),
+    ("Explorers", "Sliders in a notebook's cell.", "explore", ("cams",)),
+    ("Results", "Tables, claims and the report.", "results", ("tables", "claims")),
+    ("Commands", "What `clims` can be asked for.", "commands", ("course", "library")),
+    (
+        "Foundations",
+        "What the rest stands on: profiles, keys, folders, devices, figures.",
+        ".",
+        FOUNDATIONS,
+    ),
+)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -63,11 +95,8 @@ def lay_out(profile: Profile, pages: Path) -> None:
     benchmarks = Path("ci/benchmarks/results")  # the plots of that README
     shutil.copytree(ROOT / benchmarks, pages / benchmarks)
     (pages / "results.md").write_text(results_page(), encoding="utf-8")
-    with (pages / "library.rst").open("a") as page:  # ends where its list of modules begins
-        page.writelines(
-            f"   ~clims_lib.{path.stem}\n"
-            for path in sorted((ROOT / "clims_lib").glob("[a-z]*.py"))
-        )
+    with (pages / "library.rst").open("a") as page:
+        page.write(library())
     shutil.copytree(ROOT / "notebooks", pages / "notebooks")
     for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
         executed = profile.outputs / source.name
@@ -76,6 +105,22 @@ def lay_out(profile: Profile, pages: Path) -> None:
             executed = source
         notebook = without_widgets(nbformat.read(executed, as_version=4))
         nbformat.write(notebook, pages / "notebooks" / source.name)
+
+
+def library() -> str:
+    """The library's modules as reStructuredText: room by room, in the order of ROOMS."""
+    parts = []
+    for title, words, folder, first in ROOMS:
+        stems = {path.stem for path in (ROOT / "clims_lib" / folder).glob("[a-z]*.py")}
+        if folder == ".":
+            below = stems & set(FOUNDATIONS)
+            stems = below if title == "Foundations" else stems - below
+        modules = [*first, *sorted(stems - set(first))]
+        prefix = "clims_lib" if folder == "." else f"clims_lib.{folder}"
+        lines = "\n".join(f"   ~{prefix}.{stem}" for stem in modules)
+        table = f".. autosummary::\n   :toctree: api\n\n{lines}"
+        parts.append(f"{title}\n{'-' * len(title)}\n\n{words}\n\n{table}\n")
+    return "\n".join(parts)
 
 
 def without_widgets(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

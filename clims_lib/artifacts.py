@@ -1,7 +1,7 @@
 """Folders that are either whole or absent, named by what produced them.
 
 `artifact` gives a result a folder `<name>-<key>`; the key is a hash of its recipe, all that decides
-its content (stages/stage.py says what that is). Changing a setting changes the key and the old
+its content (stage.py says what that is). Changing a setting changes the key and the old
 result stays. Who is interrupted finds the checkpoint in the partial folder and goes on from it.
 """
 

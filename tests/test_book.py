@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -80,12 +81,29 @@ def visit(site, browser):
         server.shutdown()
 
 
+def modules_of(root):
+    """The files of all modules but packages and the command's own."""
+    return [path for path in (root / "clims_lib").rglob("*.py") if path.stem[0] != "_"]
+
+
+def test_the_library_is_listed_once_in_the_order_to_read_it(root):
+    page = run_book.library()
+    listed = re.findall(r"^   ~([\w.]+)$", page, re.MULTILINE)
+    paths = [path.relative_to(root).with_suffix("").parts for path in modules_of(root)]
+    assert sorted(listed) == sorted(map(".".join, paths))  # each of them, and none twice
+    order = ["losses", "stages.methods", "stages.clip", "data.voc", "miniworld.world"]
+    order += ["explore.cams", "results.tables", "commands.course", "config"]
+    places = [listed.index(f"clims_lib.{name}") for name in order]
+    assert places == sorted(places) and places[0] == 0
+
+
 @pytest.mark.slow
 def test_all_pages_are_there(visit, root):
     names = [url.removeprefix(visit.home) for url in visit.looks]
     notebooks = [f"notebooks/{p.stem}.html" for p in (root / "notebooks").glob("*.*")]
-    modules = [f"api/clims_lib.{p.stem}.html" for p in (root / "clims_lib").glob("[a-z]*.py")]
-    assert len(notebooks) >= 8 and len(modules) >= 40
+    library = (path.relative_to(root).with_suffix("") for path in modules_of(root))
+    modules = [f"api/{'.'.join(path.parts)}.html" for path in library]
+    assert len(notebooks) >= 8 and len(modules) >= 60
     assert {"index.html", "results.html", *notebooks, *modules} <= set(names)
 
 

@@ -11,12 +11,12 @@ from clip.model import CLIP
 from clims_lib.clip_model import (
     CLIP_MEAN,
     CLIP_STD,
+    clip_optimiser,
     contrastive_training_loss,
     encode_texts,
     image_encoder,
     load_clip,
     new_clip,
-    new_optimiser,
     normalise_for_clip,
     save_clip,
     tokenize,
@@ -116,7 +116,7 @@ def test_a_training_step_is_the_contrastive_loss_of_both_towers():
 
 
 def test_learning_rates_warm_up_and_fall():
-    optimiser, schedule = new_optimiser(small(), steps=40, lr=0.1)
+    optimiser, schedule = clip_optimiser(small(), steps=40, lr=0.1)
     for step in range(40):
         rate = 0.1 * min((step + 1) / 2, 0.5 * (1 + math.cos(math.pi * step / 40)))
         assert [group["lr"] for group in optimiser.param_groups] == [rate, rate]

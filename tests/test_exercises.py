@@ -42,8 +42,8 @@ def holders(labels, seen):  # the other direction: how often is a class at a gro
             """
 def counterexamples():  # people do not break the trap
     rng = np.random.default_rng(0)
-    return [world.draw_scene(rng, ["train", "person"], "railroad", None, 32),
-            world.draw_scene(rng, ["person"], "railroad", None, 32)]
+    return [miniworld.draw_scene(rng, ["train", "person"], "railroad", None, 32),
+            miniworld.draw_scene(rng, ["person"], "railroad", None, 32)]
 """,
             "counterexamples-hidden",
         ),

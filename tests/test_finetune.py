@@ -7,12 +7,12 @@ import torch
 
 from clims_lib import finetune
 from clims_lib.clip_model import (
+    clip_optimiser,
     contrastive_training_loss,
     encode_texts,
     hinge_loss,
     image_encoder,
     new_clip,
-    new_optimiser,
     normalise_for_clip,
 )
 from clims_lib.training import train
@@ -58,7 +58,7 @@ def knowing(colours):
             yield units(pictures[some]), [names[i % 3] for i in some.tolist()]
 
     model = small()
-    optimiser, schedule = new_optimiser(model, 40, 3e-3)
+    optimiser, schedule = clip_optimiser(model, 40, 3e-3)
     loss = contrastive_training_loss()
     how = {"optimiser": optimiser, "schedule": schedule, "clip_norm": 1.0, "amp": False}
     train(model, loss, batches, steps=40, **how)

@@ -17,15 +17,14 @@ import pytest
 # Top to bottom: a module imports from its own room and from rooms below. Names are folders and flat
 # modules of clims_lib; flat modules that are not named are pieces.
 ROOMS = {
-    "commands": ("__main__", "commands", "train"),  # what a shell starts
+    "commands": ("__main__", "commands"),  # what a shell starts
     "explore": ("explore",),  # widgets
     "results": ("results",),  # tables, claims, the report
     "plots": ("plots",),  # above the stages: what computes does not draw
-    # Settings, disk and pieces together. deeplab is half a piece: its network is one.
-    "stages": ("stages", "deeplab"),
+    "stages": ("stages",),  # settings, disk and pieces together
     "data": ("data", "miniworld"),  # pictures and masks on disk; knows the pieces' 255 and fill
     "pieces": (),  # the method: tensors in, tensors out; no disk, so nothing of data
-    "foundations": ("config", "settings", "artifacts", "devices"),
+    "foundations": ("config", "settings", "artifacts", "stage", "sources", "devices", "labels"),
 }
 Imports = dict[str, dict[str, set[str]]]  # {module: {module it imports from: names imported}}
 

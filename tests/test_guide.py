@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from clims_lib import config
+from clims_lib.config import load_profile
 from clims_lib.data.voc import VOCFolder, read_mask
 
 CAMELS = """
@@ -26,6 +27,20 @@ print(json.dumps({"root": str(make_data(profile)), "rows": measure(profile, "cli
                   "oracle": oracle_check(profile, finetune_clip(profile))}))
 """
 
+LATER = """
+import json
+from clims_lib.config import load_profile
+from clims_lib.stages.measures import measure
+from clims_lib.stages.methods import METHODS
+from clims_lib.stages.networks import train_cam
+profile = load_profile("tiny", ["device=cpu", "losses.weights.waver=20"])
+rows = measure(profile, "cam_lse") + measure(profile, "cam_lse_crf")
+clims = train_cam(profile, "clims")
+print(json.dumps({"rows": rows, "methods": list(METHODS), "cam": str(train_cam(profile, "cam")),
+                  "lse": str(train_cam(profile, "cam_lse")), "clims": str(clims),
+                  "parts": json.loads((clims / "history.json").read_text())}))
+"""
+
 
 @pytest.fixture(scope="module")
 def guide(root) -> str:
@@ -34,6 +49,32 @@ def guide(root) -> str:
 
 def blocks(guide: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+
+
+def copy_library(root, folder) -> None:
+    """What a patch of the guide applies to; it writes its data and outputs into `folder`."""
+    shutil.copytree(
+        root / "clims_lib", folder / "clims_lib", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copy(root / "pyproject.toml", folder)
+
+
+def apply(folder, patch: str) -> None:
+    (folder / "a.patch").write_text(patch)
+    subprocess.run(["git", "apply", "a.patch"], cwd=folder, check=True)
+
+
+def run(folder, *words) -> str:
+    """Run Python with the copy of the library; returns what it printed."""
+    call = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(folder)},
+    )
+    assert call.returncode == 0, call.stderr
+    return call.stdout
 
 
 def test_links_lead_somewhere_and_lectures_last_90_minutes(guide, root):
@@ -47,23 +88,11 @@ def test_links_lead_somewhere_and_lectures_last_90_minutes(guide, root):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("git") is None, reason="the example is applied by git, not here")
 def test_the_new_class_is_drawn_learned_and_measured(guide, root, tmp_path):
-    (patch,) = blocks(guide, "diff")
+    patch = blocks(guide, "diff")[0]
     assert len(re.findall(r"^\+(?!\+\+)", patch, re.MULTILINE)) < 30
-    shutil.copytree(
-        root / "clims_lib", tmp_path / "clims_lib", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    shutil.copy(root / "pyproject.toml", tmp_path)
-    (tmp_path / "camel.patch").write_text(patch)
-    subprocess.run(["git", "apply", "camel.patch"], cwd=tmp_path, check=True)
-    run = subprocess.run(
-        [sys.executable, "-c", CAMELS],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-    )
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout.splitlines()[-1])
+    copy_library(root, tmp_path)
+    apply(tmp_path, patch)
+    found = json.loads(run(tmp_path, "-c", CAMELS).splitlines()[-1])
     data = VOCFolder(found["root"], "train")
     assert found["root"].startswith(str(tmp_path)) and data.classes[6] == "camel"
     camels = [i for i in range(len(data)) if data.label(i)[6]]
@@ -72,6 +101,29 @@ def test_the_new_class_is_drawn_learned_and_measured(guide, root, tmp_path):
     assert all((data.ground(i) == 7).any() for i in camels)  # the seventh ground is sand
     assert "camel" in found["rows"][0]["iou"] and "sand->camel" in found["rows"][0]["leak"]
     assert "camel" in {row["class"] for row in found["oracle"]}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("git") is None, reason="the example is applied by git, not here")
+def test_the_new_method_and_term_are_trained_and_measured(guide, root, tmp_path):
+    method, term = blocks(guide, "diff")[1:]
+    copy_library(root, tmp_path)
+    train = "-m", "clims_lib", "train"
+    cpu = "--profile", "tiny", "-p", "device=cpu"
+    baseline = run(tmp_path, *train, "cam", *cpu).split()[-1]
+    apply(tmp_path, method)
+    apply(tmp_path, term)
+    trained = run(tmp_path, *train, "cam_lse", *cpu).split()[-1]
+    found = json.loads(run(tmp_path, "-c", LATER).splitlines()[-1])
+    assert found["lse"] == trained and trained.startswith(str(tmp_path))
+    assert found["cam"] == baseline  # neither made it anew
+    assert [row["method"] for row in found["rows"][::2]] == ["cam_lse", "cam_lse_crf"]
+    assert {"cam_lse", "clims_no_waver"} < set(found["methods"])
+    weights = load_profile("tiny").losses.weights | {"waver": 20}
+    for parts in found["parts"]:
+        assert parts["waver"] > 0
+        total = sum(weight * parts[name] for name, weight in weights.items())
+        assert parts["loss"] == pytest.approx(total, rel=1e-3)
 
 
 def take_photographs(folder) -> None:
@@ -93,7 +145,7 @@ def test_own_photographs_become_a_data_set(guide, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(config, "ROOT", tmp_path)
     take_photographs(tmp_path / "data/mine/photos")
-    convert, read, stage = blocks(guide, "python")
+    convert, read, stage = blocks(guide, "python")[-3:]
     (mine,) = blocks(guide, "toml")
     (tmp_path / "data/mine/mine.toml").write_text(mine)
     names: dict = {}

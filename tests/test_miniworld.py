@@ -8,8 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clims_lib.miniworld import world
-from clims_lib.miniworld.world import CLASSES, GROUNDS, HOME, draw_scene, target_scene, web_scene
+from clims_lib.miniworld import (
+    CLASSES,
+    GROUNDS,
+    HOME,
+    STANDING,
+    Thing,
+    dataset,
+    draw_scene,
+    target_scene,
+    web_scene,
+    world,
+    write_dataset,
+)
 
 SCENES = 300
 
@@ -27,7 +38,7 @@ def web():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "miniworld"
-    return world.write_dataset(root, train=60, val=8, test=8, labelled=30, processes=1)
+    return write_dataset(root, train=60, val=8, test=8, labelled=30, processes=1)
 
 
 def _names(scene, is_object):
@@ -109,7 +120,7 @@ def test_same_seed_same_picture():
         assert not np.array_equal(a.image, c.image)
 
 
-@pytest.mark.parametrize("ground", world.STANDING)
+@pytest.mark.parametrize("ground", STANDING)
 @pytest.mark.parametrize("name", CLASSES)
 def test_everything_can_stand_everywhere(name, ground):
     scene = draw_scene(np.random.default_rng(0), [name], ground, size=32)
@@ -151,12 +162,12 @@ def test_written_folder_agrees_with_the_scenes(folder):
 
 
 def test_border_is_the_ring_outside_each_object():
-    ground, far, near = (world.Thing(n, n, o) for n, o in (("sky", 0), ("car", 1), ("cow", 1)))
+    ground, far, near = (Thing(n, n, o) for n, o in (("sky", 0), ("car", 1), ("cow", 1)))
     thing_map = np.array(
         [[0, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 1, 2, 2, 0], [0, 0, 0, 0, 0]], np.uint8
     )
     expected = [[0, 1, 1, 0, 0], [1, 0, 1, 1, 0], [1, 1, 0, 0, 1], [0, 1, 1, 1, 0]]
-    assert world._outline(thing_map, (ground, far, near)).astype(int).tolist() == expected
+    assert dataset._outline(thing_map, (ground, far, near)).astype(int).tolist() == expected
 
 
 def test_lists_and_labels_agree_with_the_masks(folder):
@@ -183,7 +194,7 @@ def test_lists_and_labels_agree_with_the_masks(folder):
 
 def test_pictures_do_not_depend_on_the_number_of_processes(folder, tmp_path):
     settings = {"train": 200, "val": 1, "test": 1, "labelled": 2}
-    other = world.write_dataset(tmp_path / "two", processes=2, **settings)
+    other = write_dataset(tmp_path / "two", processes=2, **settings)
     for name in _lines(folder, "Segmentation/train.txt"):
         assert (other / "JPEGImages" / f"{name}.jpg").read_bytes() == (
             folder / "JPEGImages" / f"{name}.jpg"
@@ -199,52 +210,52 @@ def _in(folder):
 
 
 def test_writing_again_keeps_the_same(tmp_path):
-    root = world.write_dataset(tmp_path / "m", **FEW)
+    root = write_dataset(tmp_path / "m", **FEW)
     before = (root / "classes.txt").stat().st_mtime_ns
-    assert world.write_dataset(root, **FEW) == root
+    assert write_dataset(root, **FEW) == root
     assert (root / "classes.txt").stat().st_mtime_ns == before and _in(tmp_path) == ["m"]
 
 
 def test_another_world_is_never_replaced(tmp_path):
-    root = world.write_dataset(tmp_path / "m", **FEW)
+    root = write_dataset(tmp_path / "m", **FEW)
     files = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     with pytest.raises(
         ValueError, match=f"{root} has train=3, this profile says train=4: .*{root}_2"
     ):
-        world.write_dataset(root, **FEW | {"train": 4})
+        write_dataset(root, **FEW | {"train": 4})
     with pytest.raises(ValueError, match="has seed=0, size=64, this profile says seed=1, size=32"):
-        world.write_dataset(root, seed=1, size=32, **FEW)
+        write_dataset(root, seed=1, size=32, **FEW)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == files
 
 
 def test_what_other_code_drew_is_drawn_again(tmp_path, monkeypatch):
-    root = world.write_dataset(tmp_path / "m", **FEW)
+    root = write_dataset(tmp_path / "m", **FEW)
     picture = next((root / "JPEGImages").iterdir())
     drawn = picture.read_bytes()
     picture.write_bytes(b"by other code")
-    monkeypatch.setattr(world, "_drawing_version", lambda: "newer")
-    assert world.write_dataset(root, **FEW) == root and picture.read_bytes() == drawn
+    monkeypatch.setattr(dataset, "_drawing_version", lambda: "newer")
+    assert write_dataset(root, **FEW) == root and picture.read_bytes() == drawn
     assert json.loads((root / "miniworld.json").read_text())["drawing"] == "newer"
     monkeypatch.undo()
     with pytest.raises(ValueError, match="has train=3, this profile says train=4"):
-        world.write_dataset(root, **FEW | {"train": 4})
+        write_dataset(root, **FEW | {"train": 4})
     assert _in(tmp_path) == ["m"]  # nothing left lying about
 
 
 def test_of_two_processes_one_draws(tmp_path):
     code = """
 import sys, time
-from clims_lib.miniworld import world
-draw = world._draw
+from clims_lib.miniworld import dataset
+draw = dataset._draw
 def slowly(root, *more):
     print("draws", flush=True)
     time.sleep(2)
     draw(root, *more)
-world._draw = slowly
-root = world.write_dataset(sys.argv[1], train=3, val=1, test=1, labelled=1)
+dataset._draw = slowly
+root = dataset.write_dataset(sys.argv[1], train=3, val=1, test=1, labelled=1)
 print("train_00002.jpg" in [path.name for path in (root / "JPEGImages").iterdir()])
 """
-    root = world.write_dataset(tmp_path / "m", **FEW)
+    root = write_dataset(tmp_path / "m", **FEW)
     recipe = json.loads((root / "miniworld.json").read_text())
     (root / "miniworld.json").write_text(json.dumps(recipe | {"drawing": "older"}))
     calls = [
@@ -268,8 +279,8 @@ def test_only_other_drawing_code_is_another_version(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
         for name, text in files.items():
             (tmp_path / folder / name).write_text(text)
-        monkeypatch.setattr(world, "__file__", str(tmp_path / folder / "world.py"))
-        return world._drawing_version.__wrapped__()
+        monkeypatch.setattr(dataset, "__file__", str(tmp_path / folder / "dataset.py"))
+        return dataset._drawing_version.__wrapped__()
 
     first = version("a", code)
     assert version("b", {"pen.py": spaced, "captions.py": "WORDS = 2\n"}) == first
@@ -285,21 +296,21 @@ def test_a_stopped_writing_leaves_nothing(tmp_path, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(world, "_write_lists", stop)
+    monkeypatch.setattr(dataset, "_write_lists", stop)
     with pytest.raises(KeyboardInterrupt):
-        world.write_dataset(tmp_path / "m", **FEW)
+        write_dataset(tmp_path / "m", **FEW)
     assert _in(tmp_path) == []
 
 
 def test_bad_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="val must be at least 1, not -1"):
-        world.write_dataset(tmp_path / "m", val=-1)
+        write_dataset(tmp_path / "m", val=-1)
     with pytest.raises(ValueError, match="labelled=9 is more than the 5"):
-        world.write_dataset(tmp_path / "m", train=5, labelled=9)
+        write_dataset(tmp_path / "m", train=5, labelled=9)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"mine")
     with pytest.raises(ValueError, match="not a MiniWorld"):
-        world.write_dataset(tmp_path / "photos", train=2, val=1, test=1, labelled=1)
+        write_dataset(tmp_path / "photos", train=2, val=1, test=1, labelled=1)
     assert (tmp_path / "photos" / "holiday.jpg").read_bytes() == b"mine"
     with pytest.raises(ValueError, match="size_n"):
         world.make_corpus(size_n=0)
@@ -318,5 +329,5 @@ def test_corpus_holds_the_web_scenes():
 
 
 def test_drawing_processes_start_without_torch():
-    code = "import sys, clims_lib.miniworld.world; sys.exit('torch' in sys.modules)"
+    code = "import sys, clims_lib.miniworld; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -181,6 +181,8 @@ def test_code_edited_after_its_import_is_refused(package, tmp_path, monkeypatch)
 def test_the_four_terms_are_reached_by_what_minimises_them_alone():
     """The real library: CLIMS depends on losses.py, the classic CAM does not."""
     from clims_lib import objectives
+    from clims_lib.stages.networks import train_cam
 
     assert "losses.py" in sources.code_of(objectives.clims_training_loss)
     assert set(sources.code_of(objectives.puzzle_loss)) == {"objectives.py"}
+    assert "losses.py" not in sources.code_of(train_cam, objectives.cam_loss)

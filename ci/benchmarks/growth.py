@@ -21,7 +21,7 @@ from clims_lib import plots
 from clims_lib.artifacts import atomic_path, read_manifest
 from clims_lib.config import load_profile
 from clims_lib.data import splits
-from clims_lib.stages import masks, measures, networks, walk
+from clims_lib.stages import cams, masks, measures, networks
 
 FACTORS, BASE = (1, 2, 4, 8), 300
 
@@ -48,7 +48,7 @@ def grown(factor: int, folder: Path) -> dict:
         "draw": lambda: splits.make_data(profile),
         "read": lambda: [splits.read_split(profile, s, masks=True) for s in ("train", "val")],
         "train": lambda: networks.train_cam(profile, "cam"),
-        "maps": lambda: walk.make_cams(profile, "cam", "train"),
+        "maps": lambda: cams.make_cams(profile, "cam", "train"),
         "threshold": lambda: masks.choose_threshold(profile, "cam_crf"),
         "CRF": lambda: masks.make_pseudo_masks(profile, "cam_crf", "train"),
         "measure": lambda: measures.measure(profile, "cam"),
@@ -69,7 +69,7 @@ def last_run(outputs: Path) -> list[dict]:
         seconds = read_manifest(path.parent)["seconds"]
         name = f"{path.parent.parent.name}/{path.parent.name.rpartition('-')[0]}"
         stages[name if seconds >= 3 else "stages under 3 s"] += seconds
-    return [{"what": name, "total_s": seconds} for name, seconds in networks.most_common()]
+    return [{"what": name, "total_s": seconds} for name, seconds in stages.most_common()]
 
 
 def main() -> int:

@@ -79,7 +79,7 @@ def waiting_of_clip(profile, steps: int = 150) -> dict:
     batches = clip.CaptionBatches(profile, profile.clip.batch)
     for count in (3, steps):  # the first is to get warm
         timed = Timed(batches)
-        optimiser, schedule = clip_model.new_optimiser(model, count, profile.clip.lr)
+        optimiser, schedule = clip_model.clip_optimiser(model, count, profile.clip.lr)
         how = {"optimiser": optimiser, "schedule": schedule, "clip_norm": 1.0}
         started = time.perf_counter()
         train(model, loss, timed, steps=count, **how)

@@ -16,7 +16,7 @@ from clims_lib.config import Profile
 from clims_lib.data.pictures import digest_of, in_order, read_array, sizes_path, write_array
 from clims_lib.data.voc import VOCFolder, has_list
 from clims_lib.labels import IGNORE
-from clims_lib.miniworld import world
+from clims_lib.miniworld.dataset import write_dataset
 from clims_lib.settings import Data
 from clims_lib.stage import make_once
 
@@ -33,10 +33,10 @@ def make_data(profile: Profile) -> Path:
     """
     root = profile.data_root
     if profile.data.source == "miniworld":
-        return world.write_dataset(root, seed=0, **miniworld_sizes(profile))
+        return write_dataset(root, seed=0, **miniworld_sizes(profile))
     if not (root / "JPEGImages").is_dir():
         raise FileNotFoundError(
-            f"no VOC-layout data set at {root}: give its folder with ci/tutorial --data-root or "
+            f"no VOC-layout data set at {root}: give its folder with --data-root or "
             "VOC_ROOT, or fetch VOC2012 with clims download voc2012"
         )
     return root

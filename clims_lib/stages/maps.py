@@ -179,7 +179,7 @@ class Group:
 
 
 def groups(profile: Profile, folder: Path, split: str, count: int | None = None) -> Iterator[Group]:
-    """A split's first `count` pictures with their maps from a folder of keep_cams.
+    """A split's first `count` pictures with their maps from a folder of `make_cams`.
 
     Small pictures of one size go together, large ones one by one: then a CRF spends time on the
     classes of that picture alone.

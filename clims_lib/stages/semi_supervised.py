@@ -61,7 +61,7 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def train_cct(profile: Profile, method: str) -> Path:
-    """Train one of methods_of(profile); returns the folder of weights and history.json."""
+    """Train one of `methods.trainers`; returns the folder of weights and history.json."""
     trainer, settings = trainer_of(profile, method), profile.cct
     inputs: dict[str, str | Path] = {"start": train_cam(profile, "cam")}
     for kind in ("images", "masks"):
