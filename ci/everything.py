@@ -7,15 +7,27 @@ from dataclasses import fields, replace
 from clims_lib import oracle
 from clims_lib.config import Profile
 from clims_lib.settings import Cutouts
+from clims_lib.sources import code_of
 from clims_lib.stages.clip import finetune_clip, make_clip
+from clims_lib.stages.fully_supervised import deeplab_predictor
+from clims_lib.stages.masks import WITH_CRF
 from clims_lib.stages.measures import measure, oracle_check, zero_shot
-from clims_lib.stages.methods import table_rows
+from clims_lib.stages.methods import METHODS, table_rows
+from clims_lib.stages.networks import from_clip
+from clims_lib.stages.semi_supervised import cct_predictor
 
 # What CLIMS is worth with a CLIP that was shown fewer cut-outs: shares of each way to cut.
 CORPORA = {
     "clims_whole_pictures": {"whole": 1.0},
     "clims_random_blobs": {"whole": 0.5, "blobs": 0.5},
 }
+
+
+def code_of_results() -> dict[str, str]:
+    """{file: hash} of all the code that decides the table, for its record."""
+    losses = [method.loss for method in METHODS.values()]
+    entries = [*losses, *WITH_CRF.values(), cct_predictor, deeplab_predictor, from_clip]
+    return code_of(measure, oracle_check, zero_shot, *entries, through_stages=True)
 
 
 def measure_all(profile: Profile) -> dict:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from everything import code_of_results
 from tqdm import tqdm
 from update_readme import update_readme
 
@@ -95,4 +96,5 @@ def combine(measured: dict[int, dict]) -> dict:
             results[name] += [{"seed": seed} | row for row in one.get(name, [])]
     devices = {one.get("environment", {}).get("device", "cpu") for one in measured.values()}
     where = environment(", ".join(sorted(devices)))
-    return sort_results(rounded(results)) | {"environment": where, "commit": commit()}
+    about = {"environment": where, "commit": commit(), "code": code_of_results()}
+    return sort_results(rounded(results)) | about

@@ -8,8 +8,9 @@ import os
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from clims_lib import let_idle_threads_sleep
 from clims_lib.artifacts import read_json, write_json
 from clims_lib.config import ROOT, Profile, did_you_mean, load_profile
+from clims_lib.data.splits import data_digest
 from clims_lib.losses import check_weights
 from clims_lib.results.report import render_report
 from clims_lib.results.tables import beyond_spread, gather_results, results_table
@@ -83,13 +85,15 @@ def run(
                 said |= absent.keys()
                 if notebook is not everything[0]:  # it offers to download what is absent
                     check_pseudo_masks(settings)
-                state = state_of(notebook, everything, parameters, absent)
-                executed = settings.outputs / notebook.path.name
-                if is_finished(executed, state) and not fresh:
+                state = partial(state_of, notebook, everything, parameters, absent)
+                executed, started = settings.outputs / notebook.path.name, time.time()
+                if is_finished(executed, state()) and not fresh:
                     tqdm.write(f"{notebook.path.name}: nothing changed, kept")
                     continue
                 seconds = execute(notebook, executed, parameters, state, absent)
                 tqdm.write(f"{notebook.path.name}: {seconds:.0f} s")
+                for reason, names in made_anew(settings.outputs, started).items():
+                    tqdm.write(f"  {reason}: {', '.join(names)}")
         gather(settings, whole=not only)
 
 
@@ -183,10 +187,11 @@ def state_of(
 ) -> str:
     """Return a hash of all that can change an executed notebook.
 
-    That is its source, its parameters, its predecessors' code, the library, the profile, what is
-    absent and the committed results it quotes; prose of other notebooks is left out, so that
-    correcting a sentence executes one notebook.
+    That is its source, its parameters, its predecessors' code, the library, the profile, what the
+    data set holds, what is absent and the committed results it quotes; prose of other notebooks is
+    left out, so that correcting a sentence executes one notebook.
     """
+    settings = load_profile(parameters["PROFILE"], parameters["OVERRIDES"])
     before = [n for n in notebooks if n.path.name < notebook.path.name]
     files = [
         *sorted((ROOT / "clims_lib").rglob("*.py")),
@@ -199,8 +204,21 @@ def state_of(
         repr(load_profile(parameters["PROFILE"])),  # what it extends included
         [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files],
         sorted(absent),
+        data_digest(settings),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def made_anew(outputs: Path, since: float) -> dict[str, list[str]]:
+    """{"losses.py changed": ["clims", "clims_crf", ...]}: what was made since a time although
+    something of its name was there, and why; stages write that into their manifests."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(outputs.glob("*/*/manifest.json"), key=lambda path: path.stat().st_mtime):
+        if path.stat().st_mtime >= since and path.parts[-3] in ("weights", "measured"):
+            reason = ", ".join(read_json(path).get("why", []))
+            names, name = found.setdefault(reason, []), path.parts[-2].rpartition("-")[0]
+            names += [name] if name not in names else []
+    return {reason: names for reason, names in found.items() if reason}
 
 
 def is_finished(executed: Path, state: str) -> bool:
@@ -228,11 +246,16 @@ def leave_out(cells: list, absent: dict[str, str]) -> None:
 
 
 def execute(
-    notebook: Notebook, executed: Path, parameters: dict, state: str, absent: dict[str, str]
+    notebook: Notebook,
+    executed: Path,
+    parameters: dict,
+    state: Callable[[], str],
+    absent: dict[str, str],
 ) -> float:
     """Execute one notebook into place and return its seconds.
 
     Until it is finished its copy is called NN_*.unfinished.ipynb, so that a finished copy is whole.
+    state: `state_of`, asked afterwards: notebook 00 may draw or fetch the data that it depends on.
     """
     unfinished = executed.with_suffix(".unfinished.ipynb")
     started = time.time()
@@ -256,7 +279,7 @@ def execute(
         raise TutorialError(failure(notebook, unfinished, error)) from error
     seconds = time.time() - started
     result = nbformat.read(unfinished, as_version=4)
-    result.metadata[STATE] = {"state": state, "seconds": round(seconds, 1)}
+    result.metadata[STATE] = {"state": state(), "seconds": round(seconds, 1)}
     nbformat.write(result, unfinished)
     os.replace(unfinished, executed)
     return seconds

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 PARENT = os.getppid()  # asked before the imports, which take seconds
@@ -50,9 +51,9 @@ def run_notebooks(folder: Path, run: dict) -> None:
     try:
         for notebook in choose(everything, run["only"]):
             absent = missing(profile)
-            state = state_of(notebook, everything, parameters, absent)
+            state = partial(state_of, notebook, everything, parameters, absent)
             executed = folder / notebook.path.name
-            if not is_finished(executed, state):
+            if not is_finished(executed, state()):
                 execute(notebook, executed, parameters, state, absent)
         results = gather_results(folder / "metrics")
     except Exception as error:

@@ -12,10 +12,10 @@ from itertools import count
 
 import torch
 import torch.nn.functional as F
-from clip.model import CLIP
 from torch import Tensor
 
 from clims_lib.clip_model import (
+    CLIP,
     autocast,
     contrastive_loss,
     encode_texts,

@@ -33,7 +33,7 @@ PLUMBING = {
     "data.splits.make_data",
     "data.splits.open_split",
     "stages.networks.from_clip",
-    "stages.masks.MASKS",
+    "stages.masks.WITH_CRF",
     "stages.segmentations.PREDICTORS",
 }
 PLUMBING = {f"clims_lib.{name}" for name in PLUMBING}
@@ -111,10 +111,21 @@ def _mentioned(where: str, name: str) -> Iterable[tuple[str, str]]:
             known = {} if target in PLUMBING else read_module(target).definitions
             # a module that is handed on as a whole may be used in any way
             wanted = {attribute} if attribute else known if attributes is None else attributes
-            found = {(target, each) for each in wanted if each in known}
+            found = {pair for each in wanted for pair in _defined(target, each)}
         else:
             continue
         yield from (pair for pair in found if ".".join(pair) not in PLUMBING)
+
+
+def _defined(where: str, name: str) -> Iterable[tuple[str, str]]:
+    """Where a name that a module hands out is defined: there, or where that module has it from."""
+    if where in PLUMBING:
+        return
+    module = read_module(where)
+    if name in module.definitions:
+        yield where, name
+    elif name in module.imports and module.imports[name][1]:
+        yield from _defined(*module.imports[name])
 
 
 _first_seen: dict[str, tuple[int, int]] = {}
@@ -185,7 +196,14 @@ def _targets(node: ast.stmt) -> list[str]:
     """The names that a top-level statement defines."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return [node.name]
-    return [n.id for n in _all_names(node) if isinstance(n.ctx, ast.Store)]
+    stored = [n.id for n in _all_names(node) if isinstance(n.ctx, ast.Store)]
+    changed = [n for n in ast.walk(node) if isinstance(n, ast.Subscript | ast.Attribute)]
+    inside = [
+        n.value.id
+        for n in changed
+        if isinstance(n.value, ast.Name) and isinstance(n.ctx, ast.Store)
+    ]  # TABLE["x"] = ... is a part of TABLE
+    return [*stored, *inside]
 
 
 def _uses(node: ast.stmt, local: set[str]) -> dict[str, set[str] | None]:

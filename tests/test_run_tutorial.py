@@ -3,17 +3,22 @@
 import json
 import os
 import shutil
+import time
 
 import nbformat
+import numpy as np
 import pytest
 import run_tutorial
+from conftest import profile_of
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from save_outputs import is_bar, save_outputs
 from tqdm import tqdm
 
+from clims_lib import stage
 from clims_lib.__main__ import main
 from clims_lib.artifacts import read_json
 from clims_lib.config import load_profile
+from clims_lib.data.voc import write_mask
 
 PARAMETERS = 'PROFILE = "mini"\nSEED = 0\nOVERRIDES = []\n'
 WORK = """from clims_lib.config import load_profile
@@ -247,3 +252,52 @@ def keep_environment(monkeypatch):
         "PYDEVD_DISABLE_FILE_VALIDATION",
     ):
         monkeypatch.setenv(name, os.environ.get(name, ""))
+
+
+def test_a_changed_mask_executes_the_notebooks_again(toy, tmp_path, small_voc):
+    """Also one of equal length; before the data are there, their absence is the state."""
+    own = tmp_path / "own.toml"
+    own.write_text(repr(profile_of(small_voc)).replace("[data]", "[data]", 1))
+    (notebook, *_) = notebooks = run_tutorial.find_notebooks(toy.folder)
+
+    def state():
+        parameters = {"PROFILE": str(own), "OVERRIDES": []}
+        return run_tutorial.state_of(notebook, notebooks, parameters, {})
+
+    before = state()
+    assert state() == before
+    path = small_voc / "SegmentationClass" / "p0.png"
+    pixels = path.read_bytes()
+    write_mask(path, np.full((24, 32), 3, np.uint8))
+    after = state()
+    assert after != before
+    path.write_bytes(pixels)
+    assert state() == before
+    small_voc.rename(tmp_path / "elsewhere")
+    assert state() not in (before, after)
+
+
+def test_the_reason_of_work_that_was_done_before_is_said(tmp_path):
+    profile = load_profile("tiny", [f"outputs={tmp_path}"])
+
+    def train(name, epochs, code, **inputs):
+        settings = load_profile("tiny", [f"outputs={tmp_path}", f"clims.epochs={epochs}"])
+        recipe = {"code": code}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stage, "code_of", lambda *_: recipe["code"])
+            return stage.make_once(
+                settings, "weights", name, lambda folder: None, settings=["clims.epochs"],
+                inputs=inputs,
+            )  # fmt: skip
+
+    first = train("clims", 6, {"losses.py": "a", "cam.py": "c"})
+    train("walk", 6, {}, network=first)
+    assert run_tutorial.made_anew(profile.outputs, 0) == {}  # nothing was there
+    since = time.time()
+    second = train("clims", 6, {"losses.py": "b", "cam.py": "c"})
+    train("walk", 6, {}, network=second)
+    train("clims", 7, {"losses.py": "a", "cam.py": "c"})
+    assert run_tutorial.made_anew(profile.outputs, since) == {
+        "losses.py changed": ["clims", "walk"],
+        "clims.epochs is 7, was 6": ["clims"],
+    }

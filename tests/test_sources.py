@@ -138,6 +138,18 @@ def test_a_term_added_to_the_table_counts_for_who_reads_the_table(package):
     assert not edited(package, "train", "one_term", '{"otm": otm, "btm": btm}', new)
 
 
+def test_a_table_grows_and_a_name_is_handed_on(package):
+    grown = LOSSES + '\n    TERMS["area"] = abs\n'
+    handed = "from clims_lib.losses import otm as first\n"
+    user = "from clims_lib.handed import first\n\ndef run(x):\n    return first(x)\n"
+    package(losses=LOSSES, train=TRAIN, handed=handed, user=user)
+    table, name = code("train", "all_terms"), code("user", "run")
+    package(losses=grown, train=TRAIN, handed=handed, user=user)
+    assert code("train", "all_terms") != table and code("user", "run") == name
+    package(losses=LOSSES.replace("-_log(s)", "-2 * _log(s)"), handed=handed, user=user)
+    assert code("user", "run") != name
+
+
 def test_other_stages_are_inputs_not_code(package):
     stage = """
         from clims_lib.stage import make_once

@@ -15,12 +15,12 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-import clip
 from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 from torchvision.models import ResNet50_Weights
 from tqdm.auto import tqdm
 
+from clims_lib.clip_model import clip
 from clims_lib.data.sbd import add_sbd
 
 

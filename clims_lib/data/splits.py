@@ -78,6 +78,16 @@ def contents(profile: Profile, split: str, kind: str) -> str:
     return digest_of(data.files(kind), profile.outputs / "digests" / f"{folder}-{kind}.json")
 
 
+def data_digest(profile: Profile) -> str:
+    """A hash of all that a run reads of the data set; "" where there is none yet."""
+    if not (profile.data_root / "JPEGImages").is_dir():
+        return ""
+    splits = ("train", "train_labelled", "train_weak", "val", *profile.data.evaluated)
+    kinds = ["images", "labels", "masks"]
+    kinds += ["grounds"] if (profile.data_root / "grounds.txt").is_file() else []
+    return key_of([contents(profile, s, kind) for s in dict.fromkeys(splits) for kind in kinds])
+
+
 def split_folder(profile: Profile, split: str, kind: str = "images") -> Path:
     """The artifact of a split's images, its labels or its masks (kind)."""
     data = open_split(profile, split, masks=kind == "masks", labels=kind == "labels")

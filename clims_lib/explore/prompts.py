@@ -7,11 +7,11 @@ from functools import lru_cache
 
 import ipywidgets as widgets
 import torch
-from clip.model import CLIP
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from clims_lib import clip_model, losses, plots, prompts
+from clims_lib.clip_model import CLIP
 from clims_lib.config import Profile
 from clims_lib.devices import device_of
 from clims_lib.explore.cases import Case, Cases

@@ -9,13 +9,13 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from clip.model import CLIP
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from clims_lib import clip_model, finetune, prompts
 from clims_lib.artifacts import load_checkpoint, save_checkpoint, write_json
+from clims_lib.clip_model import CLIP
 from clims_lib.config import ROOT, Profile
 from clims_lib.data.download import SOURCES
 from clims_lib.data.pictures import digest_of

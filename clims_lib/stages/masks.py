@@ -82,7 +82,7 @@ def plain_masks(
     return torch.stack([seeds.cam_to_mask(cams, threshold) for threshold in thresholds], 1)
 
 
-MASKS = {False: plain_masks, True: refine}  # with a CRF?
+WITH_CRF = {False: plain_masks, True: refine}
 
 
 def make_pseudo_masks(profile: Profile, name: str, split: str) -> Path:
@@ -99,14 +99,14 @@ def make_pseudo_masks(profile: Profile, name: str, split: str) -> Path:
             if all(path.is_file() for path in paths):
                 continue
             maps = seeds.normalise_cam(part.cams, part.label, choice["how"])
-            masks = MASKS[row.crf](profile, part.images, maps, [choice["threshold"]])[:, 0]
+            masks = WITH_CRF[row.crf](profile, part.images, maps, [choice["threshold"]])[:, 0]
             for path, mask in zip(paths, part.labels_of(masks), strict=True):
                 write_mask(path, mask.numpy())
 
     maps = made_from(profile, row.maps, split)
     maps["settings"] += REFINING * row.crf
     maps["inputs"] |= choice
-    maps["code"] += [MASKS[row.crf]]
+    maps["code"] += [WITH_CRF[row.crf]]
     return make_once(profile, "pseudo_masks", f"{name}_{split}", make, **maps)
 
 
