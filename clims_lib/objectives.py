@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clims_lib.clip_model import normalise_for_clip, resize_for_clip
+from clims_lib.backbones import MEAN, STD
+from clims_lib.clip_model import CLIP_MEAN, CLIP_STD, normalise_for_clip, resize_for_clip
 from clims_lib.labels import IGNORE
-from clims_lib.losses import area_loss, clims_loss, similarities
+from clims_lib.losses import EQUATIONS, Forms, area_loss, class_maps, clims_loss, similarities
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images (B,3,H,W) in [0,1], labels (B,K), masks
 LossAndParts = tuple[Tensor, dict[str, Tensor]]
@@ -88,6 +89,9 @@ def puzzle_loss(*, tiles: int, alpha: float, ramp: float) -> Loss:
     return loss
 
 
+NORMALISATIONS = {"clip": (CLIP_MEAN, CLIP_STD), "imagenet": (MEAN, STD)}
+
+
 def clims_training_loss(
     encode: Callable[[Tensor], Tensor],
     class_text: Tensor,
@@ -97,20 +101,31 @@ def clims_training_loss(
     weights: Mapping[str, float],
     cbs_form: str = "class_related",
     cbs_threshold: float = 0.26,
+    forms: Forms = EQUATIONS,
+    align_corners: bool = False,
+    normalisation: str = "clip",
 ) -> Loss:
     """The CLIMS loss (Eq. 6) of the network's maps; texts are encoded once, by the caller.
 
-    size: CLIP's input resolution; pictures and maps are brought to it before they are multiplied.
-    cbs_form: "class_related", or "thresholded" at cbs_threshold.
+    size: CLIP's input resolution; pictures and maps are brought to it before they are multiplied,
+    with align_corners as in the releases. cbs_form: "class_related", or "thresholded" at
+    cbs_threshold. normalisation: what CLIP sees, "clip", or "imagenet" as in the improved release.
     """
     above = cbs_threshold if cbs_form == "thresholded" else None
+    if normalisation not in NORMALISATIONS:
+        raise ValueError(f"normalisation is one of {list(NORMALISATIONS)}, not {normalisation!r}")
+    mean_and_std = NORMALISATIONS[normalisation]
 
     def loss(model: nn.Module, batch: Batch, progress: float) -> LossAndParts:
         images, labels, _ = batch
-        cams = model(images).float().sigmoid()
-        seen = normalise_for_clip(resize_for_clip(images, size))
-        measured = similarities(encode, seen, cams, labels, class_text, background_text)
-        return clims_loss(*measured, cams, labels, weights=weights, cbs_threshold=above)
+        cams = class_maps(model(images).float().sigmoid(), labels.shape[1])
+        seen = normalise_for_clip(resize_for_clip(images, size, align_corners), *mean_and_std)
+        measured = similarities(
+            encode, seen, cams, labels, class_text, background_text, align_corners
+        )
+        return clims_loss(
+            *measured, cams, labels, weights=weights, cbs_threshold=above, forms=forms
+        )
 
     return loss
 
