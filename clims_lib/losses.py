@@ -26,6 +26,11 @@ REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pair_mean": lambda values, labels: values.sum() / labels.sum().clamp(min=1),
     "pair_sum": lambda values, labels: values.sum(),
 }
+COUNTS: dict[str, Callable[[Tensor], Tensor | int]] = {  # what a micro-batch weighs by in each
+    "image_mean": len,
+    "pair_mean": lambda labels: labels.sum().clamp(min=1),
+    "pair_sum": lambda labels: 1,
+}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ cam: image-level labels only. puzzle_cam: whole and tiles must agree (Jo and Yu,
 clims: CLIP judges what the maps cut out. full_masks: the ceiling, not weakly supervised.
 Each `*_loss` makes a function (network, batch, progress in [0, 1]) -> (loss, its parts) for
 `training.train`. All are means over the pictures of a batch but those with masks, means over
-pixels: these have an attribute `count`, a function that counts a batch's. Notebook 03 derives them.
+pixels: these have an attribute `count`, a function that counts a batch's. Where terms count
+different things, it gives {part: count}, and an attribute `total` adds the parts up. Notebook 03
+derives them.
 """
 
 from __future__ import annotations
@@ -18,7 +20,17 @@ from torch import Tensor, nn
 from clims_lib.backbones import MEAN, STD
 from clims_lib.clip_model import CLIP_MEAN, CLIP_STD, normalise_for_clip, resize_for_clip
 from clims_lib.labels import IGNORE
-from clims_lib.losses import EQUATIONS, Forms, area_loss, class_maps, clims_loss, similarities
+from clims_lib.losses import (
+    COUNTS,
+    EQUATIONS,
+    TERMS,
+    Forms,
+    area_loss,
+    class_maps,
+    clims_loss,
+    similarities,
+    weighted_sum,
+)
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images (B,3,H,W) in [0,1], labels (B,K), masks
 LossAndParts = tuple[Tensor, dict[str, Tensor]]
@@ -127,6 +139,12 @@ def clims_training_loss(
             *measured, cams, labels, weights=weights, cbs_threshold=above, forms=forms
         )
 
+    def count(batch: Batch) -> dict[str, Tensor | int]:
+        labels, reductions = batch[1], dict(otm=forms.otm_btm, btm=forms.otm_btm, cbs=forms.cbs)
+        return {name: COUNTS[reductions.get(name, "image_mean")](labels) for name in TERMS}
+
+    if {forms.otm_btm, forms.cbs} != {"image_mean"}:
+        loss.count, loss.total = count, lambda parts: weighted_sum(parts, weights)
     return loss
 
 

@@ -83,6 +83,9 @@ def train(
         for some, weight in micro_batches(batch, accumulate, team, loss, model):
             with autocast(device, amp):
                 value, parts = loss(model, some, step / steps)
+            if isinstance(weight, dict):
+                parts = {name: weight[name] * part for name, part in parts.items()}
+                value, weight = loss.total(parts), 1.0
             (weight * team.size * value).backward()  # times size: the team takes the mean
             parts = {"loss": value, **parts}
             unread[-1].append((weight, {name: part.detach() for name, part in parts.items()}))
@@ -229,11 +232,12 @@ def whole_batches(pictures: int, batch: int, epochs: int) -> int:
 
 def micro_batches(
     batch: StepBatch, accumulate: int, team: Team, loss: Loss, model: nn.Module
-) -> Iterator[tuple[StepBatch, float]]:
+) -> Iterator[tuple[StepBatch, float | dict[str, float]]]:
     """(micro-batch, weight) of this process: all weights of all processes add up to 1.
 
     With these weights the gradients add up to the whole batch's. A micro-batch weighs as much as
-    its share of what `loss.count(batch)` counts, by default the pictures. It has two pictures at
+    its share of what `loss.count(batch)` counts, by default the pictures; where that is a
+    dictionary, so is the weight, {part of the loss: share}. It has two pictures at
     least while one of the model's batch norms learns: one alone may have no deviation. A process
     that the batch is too small for gets one of weight 0.
     """
@@ -241,7 +245,7 @@ def micro_batches(
         yield batch, 1.0
         return
     count = getattr(loss, "count", lambda some: len(some[0]))
-    total = max(count(batch), 1)
+    whole = count(batch)
     mine, share = _cut(batch, slice(team.rank, None, team.size)), 1
     if not len(mine[0]):
         mine, share = _cut(batch, slice(1)), 0
@@ -254,7 +258,11 @@ def micro_batches(
             None if p is None else p[-(-len(p) * i // number) : -(-len(p) * (i + 1) // number)]
             for p in mine
         )
-        yield some, share * count(some) / total
+        counted = count(some)
+        if isinstance(counted, dict):
+            yield some, {name: share * n / whole[name] for name, n in counted.items()}
+        else:
+            yield some, share * counted / max(whole, 1)
 
 
 def _cut(batch: StepBatch, rows: slice) -> StepBatch:

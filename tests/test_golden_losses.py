@@ -1,8 +1,10 @@
 """The CLIMS losses against figures that the authors' two releases computed (tests/golden)."""
 
+import copy
 import json
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from clims_lib.backbones import MEAN, STD
 from clims_lib.clip_model import CLIP_MEAN, CLIP_STD, resize_for_clip
 from clims_lib.losses import Forms
 from clims_lib.objectives import clims_training_loss
+from clims_lib.training import micro_batches, train
 
 CLASSES = """aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse
 motorbike person pottedplant sheep sofa train tvmonitor""".split()
@@ -231,6 +234,59 @@ def test_the_three_reductions_by_hand():
     found = [losses.cbs_loss(s, labels, forms=Forms(cbs=name)).item() for name in losses.REDUCTIONS]
     log2 = torch.tensor(2.0).log().item()
     assert found == pytest.approx([1.5 * log2, log2, 3 * log2])
+
+
+class Member(NamedTuple):
+    """One of several processes that share a batch."""
+
+    rank: int
+    size: int
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
+@pytest.mark.parametrize("accumulate, size", [(3, 1), (1, 2), (2, 3), (1, 9)])
+def test_micro_batches_add_up_to_the_whole_batch(release, accumulate, size):
+    """Pairs, pictures and sums over pairs weigh differently: 7 pictures, some with more classes."""
+    g = torch.Generator().manual_seed(1)
+    labels = F.one_hot(torch.tensor([3, 18, 0, 3, 8, 11, 18]), 20).float()
+    labels[0, 14] = labels[0, 8] = labels[3, 18] = 1
+    images = torch.rand(7, 3, 8, 8, generator=g)
+    near = lambda *shape: F.normalize(1 + torch.rand(*shape, 6, generator=g), dim=-1)  # noqa: E731
+    rows = [near(len(row)) for row in release.background]
+    project = torch.rand(192, 6, generator=g)
+    network = torch.nn.Conv2d(3, 21 if "21" in release.maps else 20, 1)
+    loss = clims_training_loss(
+        lambda x: F.normalize(x.flatten(1) @ project + 99, dim=-1),
+        near(20),
+        prompts.stack_ragged(rows),
+        size=8,
+        weights=release.weights,
+        cbs_form="class_related" if release.threshold is None else "thresholded",
+        forms=release.forms,
+    )
+    batch = images, labels, None
+    value, parts = loss(network, batch, 0.0)
+    whole = torch.autograd.grad(value, list(network.parameters()))
+    found, told = [torch.zeros_like(p) for p in network.parameters()], dict.fromkeys(parts, 0.0)
+    for rank in range(size):
+        for some, weight in micro_batches(batch, accumulate, Member(rank, size), loss, network):
+            _, terms = loss(network, some, 0.0)
+            shares = {name: weight[name] * term for name, term in terms.items()}
+            told = {name: told[name] + shares[name].item() for name in told}
+            slopes = torch.autograd.grad(loss.total(shares), list(network.parameters()))
+            found = [a + b for a, b in zip(found, slopes, strict=True)]
+    assert told == pytest.approx({name: part.item() for name, part in parts.items()}, rel=1e-5)
+    torch.testing.assert_close(found, list(whole), rtol=1e-4, atol=1e-5)
+
+    ends = []  # and so does the loop that trains
+    for times in (1, 3):
+        model = copy.deepcopy(network)
+        sgd = torch.optim.SGD(model.parameters(), 1e-3)
+        history = train(
+            model, loss, lambda start: [batch], steps=1, optimiser=sgd, amp=False, accumulate=times
+        )
+        ends.append([*history[0].values(), *[p.detach() for p in model.parameters()]])
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-5)
 
 
 def test_what_does_not_fit_is_refused():
