@@ -85,10 +85,12 @@ def load_clip(name: str | Path, device: str | torch.device = "cpu") -> CLIP:
     return model.float().eval().requires_grad_(False)
 
 
-def normalise_for_clip(images: Tensor) -> Tensor:
+def normalise_for_clip(
+    images: Tensor, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD
+) -> Tensor:
     """[0, 1] pictures (B, 3, H, W) -> CLIP's units, where 0 is the mean colour."""
-    mean = torch.tensor(CLIP_MEAN, device=images.device).view(3, 1, 1)
-    return (images - mean) / torch.tensor(CLIP_STD, device=images.device).view(3, 1, 1)
+    middle = torch.tensor(mean, device=images.device).view(3, 1, 1)
+    return (images - middle) / torch.tensor(std, device=images.device).view(3, 1, 1)
 
 
 def image_encoder(model: CLIP) -> Callable[[Tensor], Tensor]:
@@ -99,10 +101,15 @@ def image_encoder(model: CLIP) -> Callable[[Tensor], Tensor]:
     )
 
 
-def resize_for_clip(images: Tensor, size: int) -> Tensor:
-    """(B, 3, H, W) -> (B, 3, size, size), bicubic like CLIP's own transform."""
+def resize_for_clip(images: Tensor, size: int, align_corners: bool = False) -> Tensor:
+    """(B, 3, H, W) -> (B, 3, size, size), bicubic like CLIP's own transform.
+
+    align_corners: as CLIMS was released, bilinear with corner pixels on corners, not smoothed.
+    """
     if images.shape[-2:] == (size, size):
         return images
+    if align_corners:
+        return F.interpolate(images, (size, size), mode="bilinear", align_corners=True)
     return F.interpolate(images, (size, size), mode="bicubic", antialias=True)
 
 

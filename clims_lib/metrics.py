@@ -56,11 +56,18 @@ def iou(confusion: Labels) -> Tensor:
     return hits / (counts.sum(1) + counts.sum(0) - hits)  # 0 / 0 is the nan we promise
 
 
-def miou(confusion: Labels) -> float:
-    """Mean IoU over the labels that occur, background included: float in [0, 1]."""
+def miou(confusion: Labels, absent: str = "left_out") -> float:
+    """Mean IoU over the labels that occur, background included: float in [0, 1].
+
+    absent: labels in neither truth nor prediction are "left_out", as by chainercv (IRN, CLIMS), or
+    count as "zero" in the mean over all (PuzzleCAM, CCT). Raises ValueError for other words.
+    """
     if float(_counts(confusion).sum()) == 0:
         raise ValueError("the confusion matrix is empty: no pixel was counted, so there is no mIoU")
-    return float(iou(confusion).nanmean())
+    if absent not in ("left_out", "zero"):
+        raise ValueError(f'absent labels are "left_out" or count as "zero", not {absent!r}')
+    scores = iou(confusion)
+    return float(scores.nanmean() if absent == "left_out" else scores.nan_to_num(0.0).mean())
 
 
 def leak_rate(

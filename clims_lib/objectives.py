@@ -4,7 +4,7 @@ cam: image-level labels only. puzzle_cam: whole and tiles must agree (Jo and Yu,
 clims: CLIP judges what the maps cut out. full_masks: the ceiling, not weakly supervised.
 Each `*_loss` makes a function (network, batch, progress in [0, 1]) -> (loss, its parts) for
 `training.train`. All are means over the pictures of a batch but those with masks, means over
-pixels: these are `Counted`. Notebook 03 derives them.
+pixels: these are `Counted`, as are sums and means over pairs. Notebook 03 derives them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clims_lib.clip_model import normalise_for_clip, resize_for_clip
+from clims_lib.backbones import MEAN, STD
+from clims_lib.clip_model import CLIP_MEAN, CLIP_STD, normalise_for_clip, resize_for_clip
 from clims_lib.labels import IGNORE
-from clims_lib.losses import area_loss, clims_loss, similarities
+from clims_lib.losses import (
+    COUNTS,
+    EQUATIONS,
+    TERMS,
+    Forms,
+    area_loss,
+    class_maps,
+    clims_loss,
+    similarities,
+    weighted_sum,
+)
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # images (B,3,H,W) in [0,1], labels (B,K), masks
 LossAndParts = tuple[Tensor, dict[str, Tensor]]
@@ -28,10 +39,15 @@ Loss = Callable[[Any, Any, float], LossAndParts]  # each has a network and batch
 
 @dataclass(frozen=True)
 class Counted:
-    """A loss that is no mean over a batch's pictures: count(batch) is how many it is a mean of."""
+    """A loss that is no mean over a batch's pictures: count(batch) is how many it is a mean of.
+
+    Where its terms are of different things, count gives {part: how many}, and total(parts) adds the
+    parts up.
+    """
 
     loss: Loss
-    count: Callable[[Any], int]
+    count: Callable[[Any], Any]
+    total: Callable[[dict[str, Tensor]], Tensor] | None = None
 
     def __call__(self, model: nn.Module, batch: Any, progress: float) -> LossAndParts:
         return self.loss(model, batch, progress)
@@ -101,6 +117,9 @@ def puzzle_loss(*, tiles: int, alpha: float, ramp: float) -> Loss:
     return loss
 
 
+NORMALISATIONS = {"clip": (CLIP_MEAN, CLIP_STD), "imagenet": (MEAN, STD)}
+
+
 def clims_training_loss(
     encode: Callable[[Tensor], Tensor],
     class_text: Tensor,
@@ -110,22 +129,39 @@ def clims_training_loss(
     weights: Mapping[str, float],
     cbs_form: str = "class_related",
     cbs_threshold: float = 0.26,
+    forms: Forms = EQUATIONS,
+    align_corners: bool = False,
+    normalisation: str = "clip",
 ) -> Loss:
     """The CLIMS loss (Eq. 6) of the network's maps; texts are encoded once, by the caller.
 
-    size: CLIP's input resolution; pictures and maps are brought to it before they are multiplied.
-    cbs_form: "class_related", or "thresholded" at cbs_threshold.
+    size: CLIP's input resolution; pictures and maps are brought to it before they are multiplied,
+    with align_corners as in the releases. cbs_form: "class_related", or "thresholded" at
+    cbs_threshold. normalisation: what CLIP sees, "clip", or "imagenet" as in the improved release.
     """
     above = cbs_threshold if cbs_form == "thresholded" else None
+    if normalisation not in NORMALISATIONS:
+        raise ValueError(f"normalisation is one of {list(NORMALISATIONS)}, not {normalisation!r}")
+    mean_and_std = NORMALISATIONS[normalisation]
 
     def loss(model: nn.Module, batch: Batch, progress: float) -> LossAndParts:
         images, labels, _ = batch
-        cams = model(images).float().sigmoid()
-        seen = normalise_for_clip(resize_for_clip(images, size))
-        measured = similarities(encode, seen, cams, labels, class_text, background_text)
-        return clims_loss(*measured, cams, labels, weights=weights, cbs_threshold=above)
+        cams = class_maps(model(images).float().sigmoid(), labels.shape[1])
+        seen = normalise_for_clip(resize_for_clip(images, size, align_corners), *mean_and_std)
+        measured = similarities(
+            encode, seen, cams, labels, class_text, background_text, align_corners
+        )
+        return clims_loss(
+            *measured, cams, labels, weights=weights, cbs_threshold=above, forms=forms
+        )
 
-    return loss
+    def count(batch: Batch) -> dict[str, Tensor | int]:
+        labels, reductions = batch[1], dict(otm=forms.otm_btm, btm=forms.otm_btm, cbs=forms.cbs)
+        return {name: COUNTS[reductions.get(name, "image_mean")](labels) for name in TERMS}
+
+    if {forms.otm_btm, forms.cbs} == {"image_mean"}:
+        return loss
+    return Counted(loss, count, lambda parts: weighted_sum(parts, weights))
 
 
 def known_pixels(batch: Batch) -> int:

@@ -11,6 +11,12 @@ from torch import Tensor
 from clims_lib.labels import IGNORE
 from clims_lib.metrics import miou
 
+# Background thresholds of the releases. Camera-ready, and PuzzleCAM, report the best of theirs.
+THRESHOLDS = {
+    "camera_ready": tuple(round(0.05 * i, 2) for i in range(1, 16)),  # 0.05 .. 0.75
+    "improved": (0.15,),
+}
+
 
 def normalise_cam(cam: Tensor, label: Tensor, how: str = "max") -> Tensor:
     """Bring a picture's activation maps into [0, 1] and silence the absent classes.
@@ -41,7 +47,8 @@ def cam_to_mask(cam: Tensor, threshold: float) -> Tensor:
     """Label each pixel with the argmax over [threshold, cam_1 .. cam_K].
 
     cam (..., K, H, W) in [0, 1] -> uint8 (..., H, W), 0 = background; threshold in [0, 1] is the
-    score of the background (the paper takes 0.15 on VOC).
+    score of the background (the paper takes 0.15 on VOC). In a tie the background wins, then the
+    first class.
     """
     strongest, winner = torch.as_tensor(cam).max(-3)
     return torch.where(strongest > threshold, winner + 1, 0).to(torch.uint8)
@@ -82,9 +89,17 @@ def threshold_counts(
     return counts.view(num_labels, num_labels, steps)
 
 
-def threshold_curve(counts: Tensor) -> list[float]:
-    """mIoU at every threshold, a list of floats, of what `threshold_counts` counted."""
-    return [miou(_confusion_at(counts, t)) for t in range(counts.shape[-1] - 1)]
+def threshold_curve(counts: Tensor, absent: str = "left_out") -> list[float]:
+    """mIoU at every threshold, a list of floats, of what `threshold_counts` counted.
+
+    absent: what labels that occur nowhere count, as in `metrics.miou`.
+    """
+    return [miou(_confusion_at(counts, t), absent) for t in range(counts.shape[-1] - 1)]
+
+
+def best_threshold(curve: Sequence[float], thresholds: Sequence[float]) -> float:
+    """The threshold with the highest mIoU of a `threshold_curve`, the lowest of equal ones."""
+    return max(zip(thresholds, curve, strict=True), key=lambda pair: pair[1])[0]
 
 
 def _confusion_at(counts: Tensor, t: int) -> Tensor:

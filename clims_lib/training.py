@@ -85,9 +85,16 @@ def train(
         for some, weight in micro_batches(batch, accumulate, team, loss, model):
             with autocast(device, amp):
                 value, parts = loss(model, some, step / steps)
-            (weight * team.size * value).backward()  # times size: the team takes the mean
+            share = 1.0
+            if isinstance(weight, dict):  # each part has its own
+                assert isinstance(loss, Counted) and loss.total is not None
+                parts = {name: weight[name] * part for name, part in parts.items()}
+                value = loss.total(parts)
+            else:
+                share = weight
+            (share * team.size * value).backward()  # times size: the team takes the mean
             parts = {"loss": value, **parts}
-            unread[-1].append((weight, {name: part.detach() for name, part in parts.items()}))
+            unread[-1].append((share, {name: part.detach() for name, part in parts.items()}))
         team.average(p.grad for p in model.parameters() if p.grad is not None)
         if clip_norm:
             nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
@@ -169,11 +176,17 @@ def epoch_means(history: list[dict[str, float]], steps_per_epoch: int) -> list[d
 # ---- Optimisers ---------------------------------------------------------------------------------
 
 
-def head_and_body(model: nn.Module, lr: float, head_lr_factor: float) -> list[dict]:
-    """A network's parameters in two groups: the `head` learns `head_lr_factor` times as fast."""
+def head_and_body(
+    model: nn.Module, lr: float, head_lr_factor: float, weight_decay: float | None = None
+) -> list[dict]:
+    """A network's parameters in two groups: the `head` learns `head_lr_factor` times as fast.
+
+    weight_decay: of the groups themselves; by default they have the optimiser's.
+    """
     head = list(model.get_submodule("head").parameters())
     body = [p for p in model.parameters() if all(p is not h for h in head)]
-    return [{"params": body, "lr": lr}, {"params": head, "lr": lr * head_lr_factor}]
+    own = {} if weight_decay is None else {"weight_decay": weight_decay}
+    return [{"params": body, "lr": lr} | own, {"params": head, "lr": lr * head_lr_factor} | own]
 
 
 def new_optimiser(
@@ -181,24 +194,43 @@ def new_optimiser(
 ) -> Optimizer:
     """ "adamw", or what CAM papers train with: "sgd" with Nesterov momentum 0.9.
 
-    parameters: a model's, or groups of them. Raises ValueError for others.
+    parameters: a model's, or groups of them. "released_sgd" is what CLIMS and IRN really ran, and
+    "released_nesterov" PuzzleCAM: their weight decay lands in SGD's momentum, which is then 1e-4
+    in place of 0.9, so that every step is about a tenth as long; only what the groups state
+    themselves decays the weights. Raises ValueError for others.
     """
     if name not in DECAYS:
         raise ValueError(f"optimiser must be one of {sorted(DECAYS)}, not {name!r}")
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr, weight_decay=weight_decay, fused=fused)
+    if name.startswith("released"):
+        nesterov = name == "released_nesterov"
+        return torch.optim.SGD(parameters, lr, momentum=weight_decay, nesterov=nesterov)
     return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
 
 
 def new_schedule(name: str, optimiser: Optimizer, steps: int, steps_per_epoch: int = 1) -> LambdaLR:
-    """The decay that goes with `new_optimiser(name)`: cosine, epoch by epoch; polynomial."""
+    """The decay that goes with `new_optimiser(name)`: cosine, epoch by epoch; polynomial.
+
+    steps: of the decay; a released optimiser keeps its last rate in those that come after.
+    """
     return LambdaLR(optimiser, lambda step: DECAYS[name](step, steps, steps_per_epoch))
 
 
 DECAYS = {  # (step, steps, steps per epoch) -> factor of the learning rate
     "adamw": lambda t, n, e: (1 + math.cos(math.pi * ((t // e) / (n // e)))) / 2,
     "sgd": lambda t, n, e: (1 - t / n) ** 0.9,
+    "released_sgd": lambda t, n, e: (1 - min(t, n - 1) / n) ** 0.9,
+    "released_nesterov": lambda t, n, e: (1 - min(t, n - 1) / n) ** 0.9,
 }
+
+
+def whole_batches(pictures: int, batch: int, epochs: int) -> int:
+    """The steps over which both releases decay: an epoch's last, smaller batch does not count.
+
+    The camera-ready release trains on it all the same, 6,620 steps with a decay over 6,610.
+    """
+    return pictures // batch * epochs
 
 
 # ---- Batches ------------------------------------------------------------------------------------
@@ -206,19 +238,21 @@ DECAYS = {  # (step, steps, steps per epoch) -> factor of the learning rate
 
 def micro_batches(
     batch: StepBatch, accumulate: int, team: Team, loss: Loss, model: nn.Module
-) -> Iterator[tuple[StepBatch, float]]:
+) -> Iterator[tuple[StepBatch, float | dict[str, float]]]:
     """(micro-batch, weight) of this process: all weights of all processes add up to 1.
 
     With these weights the gradients add up to the whole batch's. A micro-batch weighs as much as
-    its share of the pictures, or of what a `Counted` loss counts. It has two pictures at least
-    while one of the model's batch norms learns: one alone may have no deviation. A process that
-    the batch is too small for gets one of weight 0.
+    its share of the pictures, or of what a `Counted` loss counts; where that is a dictionary, so is
+    the weight, {part of the loss: share}. It has two pictures at least while one of the model's
+    batch norms learns: one alone may have no deviation. A process that the batch is too small for
+    gets one of weight 0.
     """
     if team.size == 1 and accumulate == 1:
         yield batch, 1.0
         return
-    count = loss.count if isinstance(loss, Counted) else lambda some: len(some[0])
-    total = max(count(batch), 1)
+    pictures: Callable[[Any], Any] = lambda some: len(some[0])  # noqa: E731
+    count = loss.count if isinstance(loss, Counted) else pictures
+    whole = count(batch)
     mine, share = _cut(batch, slice(team.rank, None, team.size)), 1
     if not len(mine[0]):
         mine, share = _cut(batch, slice(1)), 0
@@ -231,7 +265,11 @@ def micro_batches(
             None if p is None else p[-(-len(p) * i // number) : -(-len(p) * (i + 1) // number)]
             for p in mine
         )
-        yield some, share * count(some) / total
+        counted = count(some)
+        if isinstance(counted, dict):
+            yield some, {name: share * n / whole[name] for name, n in counted.items()}
+        else:
+            yield some, share * counted / max(whole, 1)
 
 
 def _cut(batch: StepBatch, rows: slice) -> StepBatch:
