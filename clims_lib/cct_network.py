@@ -169,6 +169,17 @@ class CCT(nn.Module):
         return [{"params": rest, "lr": lr}, {"params": body, "lr": lr * backbone_lr_factor}]
 
 
+def padded_scores(model: nn.Module, images: Tensor, multiple: int = 8) -> Tensor:
+    """Scores of pictures (B, 3, H, W) of any size, which are mirrored at bottom and right first.
+
+    As released: the network sees sides that are multiples of its stride, and what was added is cut
+    off again. Sides must be longer than what is added to them.
+    """
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="reflect")
+    return model(padded)[..., :height, :width]
+
+
 def _check(options: Mapping[str, Mapping[str, Any]]) -> None:
     for name, chosen in options.items():
         if name not in OPTIONS:

@@ -5,6 +5,7 @@ loss (one), which never reaches the total; we have none of them. Everything was 
 precision there; so it is here, where the piece allows it.
 """
 
+import inspect
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import nn
 from clims_lib import cct_crops, perturbations
 from clims_lib.backbones import MEAN, STD
 from clims_lib.cct import RAMPS, cct_loss, consistency, cross_entropy, ramp_up, truth_threshold
-from clims_lib.cct_network import CCT, PyramidPooling, ReleasedDecoder, enlarging
+from clims_lib.cct_network import CCT, PyramidPooling, ReleasedDecoder, enlarging, padded_scores
 from clims_lib.contours import outer_contours
 from clims_lib.perturbations import (
     RELEASED,
@@ -571,8 +572,21 @@ def test_labelled_batches_come_again_until_the_epoch_ends():
         assert x.shape == (3, 3, 8, 8) and 0 <= x.min() and x.max() <= 1
 
 
+def test_pictures_of_any_size_are_padded_by_their_mirror_image():
+    """data_facts, validation: at bottom and right, to a multiple of 8; the output is cropped."""
+    images = torch.rand(1, 3, 13, 16)
+    rows = [*range(13), 11, 10, 9]  # the last row is not repeated
+    assert torch.equal(padded_scores(nn.Identity(), images), images)
+    padded = []
+    padded_scores(lambda x: padded.append(x) or x, images)
+    assert torch.equal(padded[0], images[:, :, rows])
+
+
 def test_windows_reach_everywhere():
     facts, generator = GOLDEN["data_facts"], torch.Generator().manual_seed(0)
+    defaults = inspect.signature(cct_crops.ScaledBatches).parameters
+    assert defaults["base"].default == facts["base_size"] == 400
+    assert defaults["crop"].default == facts["crop_size"] == 320
     form = {"base": facts["base_size"], "crop": facts["crop_size"]}
     windows = [cct_crops.draw_window(375, 500, **form, generator=generator) for _ in range(3000)]
     sides = [w.long_side for w in windows]
