@@ -7,13 +7,15 @@ h x w = H/stride x W/stride, L = K + 1 labels with the background as 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from clims_lib.perturbations import PERTURBATIONS
+from clims_lib.config import did_you_mean
+from clims_lib.perturbations import OPTIONS, PERTURBATIONS, contours_of
 
 ALIVE = 2.0  # where label scores start: five deviations above 0; larger ones lose digits in bf16
 
@@ -55,12 +57,44 @@ class Decoder(nn.Sequential):
         layers: list[nn.Module] = [first]
         for _ in range(int(math.log2(factor))):
             shuffle = nn.Conv2d(num_labels, 4 * num_labels, 1)
-            # PixelShuffle(2) makes channels 4k .. 4k + 3 the four quarters of label k's pixels
-            start = torch.eye(num_labels).repeat_interleave(4, dim=0)
-            shuffle.weight.data.copy_(start[:, :, None, None])
+            shuffle.weight.data.copy_(enlarging(torch.eye(num_labels)[:, :, None, None]))
             nn.init.zeros_(shuffle.bias)  # type: ignore[arg-type]
             layers += [nn.ReLU(), shuffle, nn.PixelShuffle(2)]
         super().__init__(*layers)
+
+
+class ReleasedDecoder(nn.Sequential):
+    """The decoder as the authors released it: see `Decoder` for shapes and for what differs.
+
+    Weights start at random, the same for the four quarters of a pixel, but their biases do not;
+    the ReLU before each shuffle stands before the last one, too, so no score is ever below 0, and
+    where all are 0 the background is the first of them.
+    """
+
+    def __init__(self, channels: int, num_labels: int, factor: int):
+        first = nn.Conv2d(channels, num_labels, 1, bias=False)
+        nn.init.kaiming_normal_(first.weight)  # type: ignore[arg-type]
+        layers: list[nn.Module] = [first]
+        for _ in range(int(math.log2(factor))):
+            shuffle = nn.Conv2d(num_labels, 4 * num_labels, 1)
+            start = nn.init.kaiming_normal_(torch.empty(num_labels, num_labels, 1, 1))
+            shuffle.weight.data.copy_(enlarging(start))
+            layers += [shuffle, nn.ReLU(), nn.PixelShuffle(2)]
+        super().__init__(*layers)
+
+
+def enlarging(weight: Tensor) -> Tensor:
+    """(L, C, 1, 1) -> (4L, C, 1, 1): a weight after which PixelShuffle(2) enlarges its result.
+
+    PixelShuffle(2) makes channels 4k .. 4k + 3 the four quarters of label k's pixels.
+    """
+    return weight.repeat_interleave(4, dim=0)
+
+
+DECODERS: dict[str, Callable[[int, int, int], nn.Sequential]] = {
+    "ours": Decoder,
+    "released": ReleasedDecoder,
+}
 
 
 class CCT(nn.Module):
@@ -68,9 +102,11 @@ class CCT(nn.Module):
 
     `backbone` maps normalised pictures (B, 3, H, W) to (B, channels, h, w); decoders enlarge these
     by `factor`, and what is still missing to H x W is interpolated (published: nothing). Names in
-    `perturbations` may repeat (published: six each of feature_drop, feature_noise, dropout and
-    guided_cutout, two each of the others). Published: stride and factor 8, 2048 channels, 512
-    feature channels. Raises ValueError for unknown perturbations, factors not powers of two.
+    `perturbations` may repeat (released: perturbations.RELEASED_NUMBERS, 30 in all). Published:
+    stride and factor 8, 2048 channels, 512 feature channels. decoder: "ours" or "released"; see
+    `Decoder`. options: of the perturbations, by name, e.g. {"i_vat": {"xi": 1e-6}}; what differs in
+    the release is in perturbations.RELEASED. Raises ValueError for unknown perturbations, options
+    or decoders, factors not powers of two.
     """
 
     def __init__(
@@ -81,6 +117,8 @@ class CCT(nn.Module):
         feature_channels: int,
         perturbations: Sequence[str] = (),
         factor: int = 4,
+        decoder: str = "ours",
+        options: Mapping[str, Mapping[str, Any]] | None = None,
     ):
         super().__init__()
         unknown = sorted(set(perturbations) - set(PERTURBATIONS))
@@ -90,12 +128,18 @@ class CCT(nn.Module):
             raise ValueError(f"factor is {factor}, but must be a power of two: shuffles double")
         if num_labels < 2:
             raise ValueError(f"num_labels is {num_labels}: give K + 1, with the background")
+        if decoder not in DECODERS:
+            raise ValueError(f"decoder is {decoder!r}; choose one of {list(DECODERS)}")
+        options = options or {}
+        _check(options)
         self.num_labels, self.perturbations = num_labels, tuple(perturbations)
+        self.options = {name: dict(options.get(name, {})) for name in perturbations}
+        new = DECODERS[decoder]
         self.backbone = backbone
         self.pyramid = PyramidPooling(channels, feature_channels)
-        self.main_decoder = Decoder(feature_channels, num_labels, factor)
+        self.main_decoder = new(feature_channels, num_labels, factor)
         self.auxiliary_decoders = nn.ModuleList(
-            Decoder(feature_channels, num_labels, factor) for _ in self.perturbations
+            new(feature_channels, num_labels, factor) for _ in self.perturbations
         )
 
     def encode(self, images: Tensor) -> Tensor:
@@ -108,10 +152,42 @@ class CCT(nn.Module):
 
     def auxiliary_scores(self, z: Tensor, prediction: Tensor, generator: Generator) -> list[Tensor]:
         """Scores (B, L, h * factor, w * factor) of every auxiliary decoder on its perturbed z."""
+        options = dict(self.options)
+        if options.get("guided_cutout", {}).get("rule") == "released":  # once for all six
+            found = {"contours": contours_of(prediction)}
+            options["guided_cutout"] = options["guided_cutout"] | found
         return [
-            decoder(PERTURBATIONS[name](z, prediction, decoder, generator)).float()
+            decoder(PERTURBATIONS[name](z, prediction, decoder, generator, **options[name])).float()
             for name, decoder in zip(self.perturbations, self.auxiliary_decoders, strict=True)
         ]
+
+    def groups(self, lr: float, backbone_lr_factor: float = 0.1) -> list[dict]:
+        """Parameters for an optimiser: the backbone learns at a tenth of the rate (as released)."""
+        body = list(self.backbone.parameters())
+        known = set(map(id, body))
+        rest = [p for p in self.parameters() if id(p) not in known]
+        return [{"params": rest, "lr": lr}, {"params": body, "lr": lr * backbone_lr_factor}]
+
+
+def padded_scores(model: nn.Module, images: Tensor, multiple: int = 8) -> Tensor:
+    """Scores of pictures (B, 3, H, W) of any size, which are mirrored at bottom and right first.
+
+    As released: the network sees sides that are multiples of its stride, and what was added is cut
+    off again. Sides must be longer than what is added to them.
+    """
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="reflect")
+    return model(padded)[..., :height, :width]
+
+
+def _check(options: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, chosen in options.items():
+        if name not in OPTIONS:
+            raise ValueError(f"no perturbation is called {name!r}" + did_you_mean(name, OPTIONS))
+        for option in chosen:
+            if option not in OPTIONS[name]:
+                advice = did_you_mean(option, OPTIONS[name])
+                raise ValueError(f"{name} has no option {option!r}" + advice)
 
 
 def _conv(channels: int, out_channels: int, size: int) -> nn.Sequential:

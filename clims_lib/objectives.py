@@ -95,10 +95,12 @@ def join_tiles(x: Tensor, n: int) -> Tensor:
     return torch.cat([torch.cat(tiles[r * n : (r + 1) * n], 3) for r in range(n)], 2)
 
 
-def puzzle_loss(*, tiles: int, alpha: float, ramp: float) -> Loss:
+def puzzle_loss(*, tiles: int, alpha: float, ramp: float, rectified: bool = True) -> Loss:
     """BCE(whole) + BCE(joined tiles) + alpha(t) mean |A - A_joined| on the present classes.
 
-    alpha rises linearly from 0 over the first `ramp` of training.
+    alpha rises linearly from 0 over the first `ramp` of training; ramp 0: it is alpha throughout.
+    The mean is over all classes: absent ones count as 0. rectified: A is the scores' positive part;
+    False, as released: the scores as they are, so that evidence against a class must agree, too.
     """
 
     def loss(model: nn.Module, batch: Batch, progress: float) -> LossAndParts:
@@ -106,12 +108,13 @@ def puzzle_loss(*, tiles: int, alpha: float, ramp: float) -> Loss:
         whole = model(images).float()
         joined = join_tiles(model(cut_tiles(images, tiles)).float(), tiles)
         present = labels[:, :, None, None]
+        apart = whole.relu() - joined.relu() if rectified else whole - joined
         parts = {
             "bce": F.binary_cross_entropy_with_logits(pooled_scores(whole), labels),
             "bce_tiles": F.binary_cross_entropy_with_logits(pooled_scores(joined), labels),
-            "puzzle": ((whole.relu() - joined.relu()).abs() * present).mean(),
+            "puzzle": (apart.abs() * present).mean(),
         }
-        weight = alpha * min(1.0, progress / ramp)
+        weight = alpha * min(1.0, progress / ramp) if ramp else alpha
         return parts["bce"] + parts["bce_tiles"] + weight * parts["puzzle"], parts
 
     return loss
