@@ -12,11 +12,13 @@ from clims_lib.labels import IGNORE
 from clims_lib.metrics import miou
 
 
-def normalise_cam(cam: Tensor, label: Tensor, how: str = "max") -> Tensor:
+def normalise_cam(cam: Tensor, label: Tensor, how: str = "max", epsilon: float = 0.0) -> Tensor:
     """Bring a picture's activation maps into [0, 1] and silence the absent classes.
 
     cam float (..., K, h, w), label (..., K) of 0 and 1 -> float32 (..., K, h, w).
-    how="max": ReLU, then divide each class by its own spatial maximum (the usual CAM rule);
+    how="max": ReLU, then divide each class by its own spatial maximum (the usual CAM rule), to
+    which `epsilon` is added (released code: 1e-5);
+    how="joint": ReLU, then divide all classes by their common maximum (after IRNet's walk);
     how="none": only clamp to [0, 1], for maps that already come from a sigmoid.
     """
     cam, label = torch.as_tensor(cam).float(), torch.as_tensor(label)
@@ -26,15 +28,16 @@ def normalise_cam(cam: Tensor, label: Tensor, how: str = "max") -> Tensor:
         )
     if not bool(cam.isfinite().all()):
         raise ValueError("cam holds nan or inf: did its training diverge?")
-    if how == "max":
-        cam = cam.relu()
-        highest = cam.amax((-2, -1), keepdim=True)
+    present = (label.to(cam.device) > 0)[..., None, None]
+    if how in ("max", "joint"):
+        cam = cam.relu() * present
+        highest = cam.amax((-2, -1) if how == "max" else (-3, -2, -1), keepdim=True) + epsilon
         cam = cam / torch.where(highest > 0, highest, 1.0)
     elif how == "none":
         cam = cam.clamp(0, 1)
     else:
-        raise ValueError(f'how must be "max" or "none", not {how!r}')
-    return cam * (label.to(cam.device) > 0)[..., None, None]
+        raise ValueError(f'how must be "max", "joint" or "none", not {how!r}')
+    return cam * present
 
 
 def cam_to_mask(cam: Tensor, threshold: float) -> Tensor:
