@@ -50,6 +50,16 @@ def cam_to_mask(cam: Tensor, threshold: float) -> Tensor:
     return torch.where(strongest > threshold, winner + 1, 0).to(torch.uint8)
 
 
+def sure_mask(high: Tensor, low: Tensor) -> Tensor:
+    """Keep of two masks what is sure: objects where `high` has them, background where neither has.
+
+    high, low: uint8 (..., H, W), from a high and a low threshold of the background -> uint8, 255
+    where only the low threshold finds an object. (Released: 0.3 and 0.05, or 0.3 and 0.1.)
+    """
+    unsure = torch.full_like(low, IGNORE).masked_fill(low == 0, 0)
+    return torch.where(high > 0, high, unsure)
+
+
 def threshold_counts(
     cam: Tensor,
     truth: Tensor,
