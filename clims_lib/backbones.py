@@ -18,19 +18,46 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as torchvision's weights expect
 STD = (0.229, 0.224, 0.225)
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+STEMS = {"7x7": 64, "3x3": 128}  # a ResNet's first convolutions and their channels
 STAGES = (0, 2, 4, 10)  # the last blocks at strides 2, 4, 8 and 16
 
 
 class ThinResNet(ResNet):
-    """torchvision's ResNet with every stage `thin` times narrower: same code, small data."""
+    """torchvision's ResNet with every stage `thin` times narrower: same code, small data.
 
-    def __init__(self, layers: Sequence[int], thin: int = 1, stride: int = 16):
-        self.thin = thin
+    dilated: the stages that no longer step by 2 look twice as far instead; False, as the CAM papers
+    have it, only drops the step. stem: "7x7", or "3x3" for CCT's three small convolutions, whose
+    128 channels need weights of their own. Raises ValueError for another stem.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        thin: int = 1,
+        stride: int = 16,
+        *,
+        dilated: bool = True,
+        stem: str = "7x7",
+    ):
+        if stem not in STEMS:
+            raise ValueError(f"stem must be one of {sorted(STEMS)}, not {stem!r}")
+        self.thin, self.stem_channels = thin, STEMS[stem]
         dilate = [stride < 8, stride < 16, stride < 32]
         super().__init__(Bottleneck, list(layers), replace_stride_with_dilation=dilate)
         self.fc = nn.Identity()
+        if stem == "3x3":
+            self.conv1 = nn.Sequential(  # type: ignore[assignment]
+                *_conv3x3(3, 64, stride=2),
+                *_conv3x3(64, 64),
+                nn.Conv2d(64, 128, 3, 1, 1, bias=False),
+            )
+            self.bn1 = nn.BatchNorm2d(128)
         blocks = (self.layer1, self.layer2, self.layer3, self.layer4)
-        self.channels = [self.conv1.out_channels, *(b[-1].conv3.out_channels for b in blocks)]
+        self.channels = [self.stem_channels, *(b[-1].conv3.out_channels for b in blocks)]
+        for block in () if dilated else blocks:
+            for module in block.modules():
+                if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                    module.dilation = module.padding = (1, 1)
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Normalised pictures -> features after conv1 (stride 2) and each of the four stages."""
@@ -56,7 +83,14 @@ class ThinResNet(ResNet):
         stride: int = 1,
         dilate: bool = False,
     ) -> nn.Sequential:
+        if planes == 64:  # the first stage
+            self.inplanes = self.stem_channels
         return super()._make_layer(block, planes // self.thin, blocks, stride, dilate)
+
+
+def _conv3x3(channels: int, out_channels: int, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels, out_channels, 3, stride, 1, bias=False)
+    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
 
 
 class EfficientNetLite(nn.Module):

@@ -60,13 +60,26 @@ class AffinityHead(nn.Module):
         return self.mix(torch.cat(parts, 1))
 
 
-def affinity(embedding: Tensor, steps: list[tuple[int, int]]) -> Tensor:
+def inner(x: Tensor, border: int) -> Tensor:
+    """(..., h, w) without its outer `border` columns and its last rows: a view.
+
+    From there every step of at most `border` pixels ends inside. Raises ValueError when nothing is
+    left.
+    """
+    h, w = x.shape[-2:]
+    if border < 0 or h <= border or w <= 2 * border:
+        raise ValueError(f"{h} x {w} places leave nothing inside a border of {border}")
+    return x[..., : h - border, border : w - border]
+
+
+def affinity(embedding: Tensor, steps: list[tuple[int, int]], border: int = 0) -> Tensor:
     """a_ij = exp(-mean |f_i - f_j|) in (0, 1], (B, O, h, w): of place i with i + offset o.
 
-    Beyond the border it is 0.
+    Beyond the border it is 0. border: the released code pads nothing, so that places i outside
+    `inner` have no pairs (4 at its radius of 5).
     """
     inside = torch.ones_like(embedding[:1, :1])
-    return torch.cat(
+    values = torch.cat(
         [
             (-(embedding - shift(embedding, *step)).abs().mean(1, keepdim=True)).exp()
             * shift(inside, *step)
@@ -74,27 +87,54 @@ def affinity(embedding: Tensor, steps: list[tuple[int, int]]) -> Tensor:
         ],
         1,
     )
+    return F.pad(inner(values, border), (border, border, 0, border)) if border else values
 
 
-def affinity_loss(values: Tensor, labels: Tensor, steps: list[tuple[int, int]]) -> Tensor:
-    """Cross entropy over pairs of sure places: L_fg+ / 4 + L_bg+ / 4 + L_- / 2.
+def pairs(
+    labels: Tensor, steps: list[tuple[int, int]], border: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which pairs of sure places are of one object class, of the background, of two classes.
 
-    Pairs of one class are to be near, pairs of two classes far; the three kinds are averaged one by
-    one because background pairs are by far the most. values: affinity's; labels: uint8 (B, h, w).
+    labels: uint8 (B, h, w), 255 unsure -> three of bool (B, O, h, w), cut to `inner`.
     """
     here = labels[:, None].long()
     there = torch.cat([shift(here, *step, fill=IGNORE) for step in steps], 1)
+    here, there = inner(here, border), inner(there, border)
     sure = (here != IGNORE) & (there != IGNORE)
     same = sure & (here == there)
-    loss = values.new_zeros(())
+    return same & (here > 0), same & (here == 0), sure & ~same
+
+
+def affinity_loss(
+    values: Tensor,
+    labels: Tensor,
+    steps: list[tuple[int, int]],
+    border: int = 0,
+    guard: str = "clamp",
+) -> Tensor:
+    """Cross entropy over pairs of sure places: L_fg+ / 4 + L_bg+ / 4 + L_- / 2.
+
+    Pairs of one class are to be near, pairs of two classes far; the three kinds are averaged one by
+    one because background pairs are by far the most. values: affinity's; labels: uint8 (B, h, w);
+    border: only pairs from `inner`. guard: what keeps the logarithms finite, "clamp" from below at
+    1e-5, or "add", as released, 1e-5 to every value and to the number of pairs. Raises ValueError
+    for another guard.
+    """
+    if guard not in ("clamp", "add"):
+        raise ValueError(f"guard must be clamp or add, not {guard!r}")
+    same, ground, different = pairs(labels, steps, border)
+    values, loss = inner(values, border), values.new_zeros(())
     kinds = (  # pairs, their weight, what is to be near 1
-        (same & (here > 0), 0.25, values),
-        (same & (here == 0), 0.25, values),
-        (sure & ~same, 0.5, 1 - values.float()),
+        (same, 0.25, values),
+        (ground, 0.25, values),
+        (different, 0.5, 1 - values.float()),
     )
-    for pairs, weight, right in kinds:
-        if bool(pairs.any()):
-            loss = loss - weight * right[pairs].float().clamp(min=1e-5).log().mean()
+    for some, weight, right in kinds:
+        if guard == "add":
+            logs = (right.float() + 1e-5).log()
+            loss = loss - weight * (logs * some).sum() / (some.sum() + 1e-5)
+        elif bool(some.any()):
+            loss = loss - weight * right[some].float().clamp(min=1e-5).log().mean()
     return loss
 
 

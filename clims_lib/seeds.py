@@ -18,11 +18,13 @@ THRESHOLDS = {
 }
 
 
-def normalise_cam(cam: Tensor, label: Tensor, how: str = "max") -> Tensor:
+def normalise_cam(cam: Tensor, label: Tensor, how: str = "max", epsilon: float = 0.0) -> Tensor:
     """Bring a picture's activation maps into [0, 1] and silence the absent classes.
 
     cam float (..., K, h, w), label (..., K) of 0 and 1 -> float32 (..., K, h, w).
-    how="max": ReLU, then divide each class by its own spatial maximum (the usual CAM rule);
+    how="max": ReLU, then divide each class by its own spatial maximum (the usual CAM rule), to
+    which `epsilon` is added (released code: 1e-5);
+    how="joint": ReLU, then divide all classes by their common maximum (after IRNet's walk);
     how="none": only clamp to [0, 1], for maps that already come from a sigmoid.
     """
     cam, label = torch.as_tensor(cam).float(), torch.as_tensor(label)
@@ -32,15 +34,16 @@ def normalise_cam(cam: Tensor, label: Tensor, how: str = "max") -> Tensor:
         )
     if not bool(cam.isfinite().all()):
         raise ValueError("cam holds nan or inf: did its training diverge?")
-    if how == "max":
-        cam = cam.relu()
-        highest = cam.amax((-2, -1), keepdim=True)
+    present = (label.to(cam.device) > 0)[..., None, None]
+    if how in ("max", "joint"):
+        cam = cam.relu() * present
+        highest = cam.amax((-2, -1) if how == "max" else (-3, -2, -1), keepdim=True) + epsilon
         cam = cam / torch.where(highest > 0, highest, 1.0)
     elif how == "none":
         cam = cam.clamp(0, 1)
     else:
-        raise ValueError(f'how must be "max" or "none", not {how!r}')
-    return cam * (label.to(cam.device) > 0)[..., None, None]
+        raise ValueError(f'how must be "max", "joint" or "none", not {how!r}')
+    return cam * present
 
 
 def cam_to_mask(cam: Tensor, threshold: float) -> Tensor:
@@ -52,6 +55,16 @@ def cam_to_mask(cam: Tensor, threshold: float) -> Tensor:
     """
     strongest, winner = torch.as_tensor(cam).max(-3)
     return torch.where(strongest > threshold, winner + 1, 0).to(torch.uint8)
+
+
+def sure_mask(high: Tensor, low: Tensor) -> Tensor:
+    """Keep of two masks what is sure: objects where `high` has them, background where neither has.
+
+    high, low: uint8 (..., H, W), from a high and a low threshold of the background -> uint8, 255
+    where only the low threshold finds an object. (Released: 0.3 and 0.05, or 0.3 and 0.1.)
+    """
+    unsure = torch.full_like(low, IGNORE).masked_fill(low == 0, 0)
+    return torch.where(high > 0, high, unsure)
 
 
 def threshold_counts(

@@ -1,8 +1,8 @@
 """The training loop of every network, on one process or on many.
 
-What is minimised comes from objectives.py, cct.py, clip_model.py, finetune.py and random_walk.py,
-the batches from batches.py. Optimisers and schedules are torch's own, made by whoever calls;
-`new_optimiser` and `new_schedule` make those of the CAM papers.
+What is minimised comes from objectives.py, cct.py, clip_model.py, finetune.py, random_walk.py and
+irnet.py, the batches from batches.py. Optimisers and schedules are torch's own, made by whoever
+calls; `new_optimiser` and `new_schedule` make those of the CAM papers.
 """
 
 from __future__ import annotations
