@@ -62,8 +62,12 @@ def browser():
 
 @pytest.fixture
 def small_voc(tmp_path):
+    return write_small_voc(tmp_path)
+
+
+def write_small_voc(folder):
     """Ten pictures of two sizes with one object each, real VOC's layout without a classes.txt."""
-    root, rng = tmp_path / "VOC2012", np.random.default_rng(0)
+    root, rng = folder / "VOC2012", np.random.default_rng(0)
     (root / "JPEGImages").mkdir(parents=True)
     lists = root / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)

@@ -50,8 +50,9 @@ def open_split(profile: Profile, split: str, masks: bool = False, labels: bool =
     Raises ValueError when VOC's list does not have the number of pictures that the profile says.
     """
     root = make_data(profile)
-    lists = [root / "classes.txt", *(root / "ImageSets").rglob("*.txt")]
-    status = [(p, s.st_mtime_ns, s.st_size) for p in lists if p.is_file() and (s := p.stat())]
+    seen = [root / "classes.txt", *(root / "ImageSets").rglob("*.txt")]
+    seen += [root / name for name in ("JPEGImages", "SegmentationClass", "SegmentationClassAug")]
+    status = [(p, s.st_mtime_ns, s.st_size) for p in seen if p.exists() and (s := p.stat())]
     return _open(root, profile.data, split, masks, labels, tuple(sorted(status)))
 
 

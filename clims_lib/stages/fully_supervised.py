@@ -106,7 +106,7 @@ def train_deeplab(profile: Profile) -> Path:
     )
 
 
-def deeplab_predictor(profile: Profile) -> Callable[[Tensor], Tensor]:
+def deeplab_predictor(profile: Profile, name: str = "") -> Callable[[Tensor], Tensor]:
     """The trained DeepLab: pictures uint8 (B, 3, S, S) -> masks uint8 (B, S, S), no labels given.
 
     Probabilities are averaged over the profile's scales and mirror images.

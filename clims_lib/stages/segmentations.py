@@ -27,7 +27,7 @@ def train_network(profile: Profile, name: str) -> Path:
 
 
 PREDICTORS: dict[str, Callable[[Profile, str], Predict]] = {
-    "deeplab": lambda profile, name: deeplab_predictor(profile),
+    "deeplab": deeplab_predictor,
     "cct": cct_predictor,
 }
 
@@ -66,5 +66,5 @@ def make_segmentations(profile: Profile, name: str, split: str) -> Path:
         make,
         settings=["compute.full_precision", *(["deeplab.scales"] if deeplab else [])],
         inputs={"weights": train_network(profile, name), "images": split_folder(profile, split)},
-        code=[deeplab_predictor if deeplab else cct_predictor],
+        code=[PREDICTORS[trainer_of(profile, name).section]],
     )
