@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 
 MANIFEST, CHECKPOINT = "manifest.json", "checkpoint.pt"
+SHORT = 30.0  # seconds: a team's other processes must hear something before their wait runs out
 
 
 def artifact(
@@ -56,7 +57,7 @@ def artifact(
 def _share(folder: Path, recipe: dict, make: Callable, about: dict, team: Any) -> None:
     """The first process asks for the lock and tells the others what it found; all of them work."""
     if team.rank > 0:
-        while (found := team.broadcast(None)) == "wait":  # short waits: a collective call times out
+        while (found := team.broadcast(None)) == "wait":
             pass
         if found == "make":
             make(_partial(folder))
@@ -65,7 +66,7 @@ def _share(folder: Path, recipe: dict, make: Callable, about: dict, team: Any) -
         lock = _lock_of(folder)
         while True:
             try:
-                lock.acquire(timeout=30)
+                lock.acquire(timeout=SHORT)
                 break
             except Timeout:
                 team.broadcast("wait")

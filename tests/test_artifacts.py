@@ -4,7 +4,9 @@ import hashlib
 import multiprocessing
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -218,3 +220,49 @@ def test_a_killed_process_releases_its_lock(tmp_path):
     child.kill()
     child.wait()
     assert artifact(tmp_path, "cam", RECIPE, lambda folder: None).is_dir()
+
+
+class Member:
+    """One of two threads that talk like the processes of a team."""
+
+    box, size = [None], 2
+    barrier = threading.Barrier(2, timeout=30)
+
+    def __init__(self, rank):
+        self.rank, self.heard = rank, []
+
+    def broadcast(self, value):
+        if self.rank == 0:
+            self.box[0] = value
+        self.barrier.wait()
+        found = self.box[0]
+        self.barrier.wait()
+        self.heard.append(found)
+        return found
+
+
+@pytest.mark.parametrize("finished", [False, True], ids=["given up", "finished by the other job"])
+def test_a_team_hears_from_its_first_process_while_another_job_is_at_work(
+    tmp_path, monkeypatch, finished
+):
+    """Neither enters the work before the lock is theirs, and nobody waits in silence."""
+    monkeypatch.setattr(artifacts, "SHORT", 0.1)
+    folder, recipe, made = artifacts.folder_of(tmp_path, "cam", RECIPE), RECIPE, []
+    team = [Member(0), Member(1)]
+
+    def work(member):
+        def make(partial):
+            made.append(member.rank)
+            member.broadcast("a step together")
+
+        return artifact(tmp_path, "cam", recipe, make, team=member)
+
+    with ThreadPoolExecutor(2) as pool:
+        with artifacts._lock_of(folder):  # the other job
+            running = [pool.submit(work, member) for member in team]
+            time.sleep(0.5)
+            assert not made and team[1].heard.count("wait") >= 2
+            if finished:
+                folder.mkdir()
+        assert [future.result(timeout=30) for future in running] == [folder, folder]
+    assert sorted(made) == ([] if finished else [0, 1])

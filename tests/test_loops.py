@@ -11,6 +11,7 @@ from clims_lib import cct, clip_model, finetune, objectives, random_walk, traini
 from clims_lib.artifacts import load_checkpoint, save_checkpoint
 from clims_lib.batches import MemoryBatches
 from clims_lib.cct_network import CCT
+from clims_lib.clip_model import load_clip
 from clims_lib.config import load_profile
 from clims_lib.stages import clip, semi_supervised
 from clims_lib.stages.clip import finetune_clip, make_clip
@@ -236,3 +237,13 @@ def test_the_settings_of_compute_reach_every_training(name, monkeypatch, tmp_pat
     if name == "cct":
         assert isinstance(asked["optimiser"], torch.optim.SGD) and asked["accumulate"] == 2
         assert asked["frozen_norm"] is asked["model"].backbone
+
+
+def test_the_small_clip_has_the_resolution_of_the_profiles_pictures(tmp_path):
+    """The captions' scenes are drawn at 64 pixels; a CLIP of 96 is another one, and trains."""
+    found = []
+    for size in (64, 96):
+        profile = load_profile("tiny", [f"outputs={tmp_path}", f"data.size={size}", "clip.steps=2"])
+        found.append(make_clip(profile))
+        assert load_clip(found[-1] / "clip.pt").visual.input_resolution == size
+    assert found[0] != found[1]

@@ -54,6 +54,7 @@ class CaptionBatches:
     def __init__(self, profile: Profile, size: int, salt: int = 0):
         self.corpus = _corpus(profile.data.captions)
         self.size, self.seed = size // 2, 2 * profile.seed + salt
+        self.resolution = profile.data.size  # the scenes are drawn at 64 pixels
         self.cuts = asdict(small_clip(profile).cutouts)
 
     def __call__(self, start: int) -> Iterator[tuple[Tensor, list[str]]]:
@@ -71,6 +72,7 @@ class CaptionBatches:
         things = [self.corpus.things[i] for i in some.tolist()] * 2
         images, maps = images.repeat(2, 1, 1, 1), maps.repeat(2, 1, 1)
         images, captions = cut_views(images, maps, things, g, self.cuts)
+        images = clip_model.resize_for_clip(images, self.resolution)
         return images.contiguous(memory_format=torch.channels_last), captions
 
 
