@@ -93,11 +93,6 @@ def key_of(recipe: Any) -> str:
     return hashlib.sha256(_canonical(recipe).encode()).hexdigest()[:10]
 
 
-def key_in(folder: Path) -> str:
-    """Return the key a finished artifact's folder name ends with: an input of the next recipe."""
-    return Path(folder).name.rpartition("-")[2]
-
-
 def read_manifest(folder: Path) -> dict:
     """Return a finished artifact's recipe, the seconds it took and when it was finished."""
     return read_json(Path(folder) / MANIFEST)
