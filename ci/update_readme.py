@@ -20,8 +20,8 @@ def drawn() -> str:
     seeds = len({row["seed"] for row in rows})
     return (
         f"MiniWorld **test**, per cent, mean ± standard deviation over {seeds} training "
-        f"seeds:\n\n```\n{results_table(rows)}\n```\n\nWhat was claimed before measuring, in "
-        f"points, and whether it holds:\n\n```\n"
+        f"seeds:\n\n```\n{results_table(rows)}\n```\n\nClaims, in points, and whether they hold; "
+        f"those about the random walk came with its first results:\n\n```\n"
         f"{claims_table(claims(rows, read_committed(profile, 'zero_shot')))}\n```\n\n"
     )
 
