@@ -91,15 +91,23 @@ def _reference(value: Any) -> Any:
 
 
 def why(folder: Path, recipe: dict) -> list[str]:
-    """What is new about a recipe, held against the nearest folder of its name: ["losses.py
+    """What is new about a recipe, held against the nearest of the folders of its name: ["losses.py
     changed"]; nothing where there is none."""
-    name = folder.name.rpartition("-")[0]
-    found = [
-        differences(read_json(path / MANIFEST)["recipe"], recipe, folder.parents[1])
-        for path in folder.parent.glob(f"{name}-{'[0-9a-f]' * 10}")
-        if path != folder and (path / MANIFEST).is_file()
-    ]
+    name, others = folder.name.rpartition("-")[0], folder.parent
+    paths = others.iterdir() if others.is_dir() else ()
+    same = [p for p in paths if p.name.rpartition("-")[0] == name and (p / MANIFEST).is_file()]
+    newest = sorted(same, key=lambda path: path.stat().st_mtime, reverse=True)[:20]
+    found = [differences(recipe_in(p), recipe, folder.parents[1]) for p in newest if recipe_in(p)]
     return min(found, key=len, default=[])
+
+
+def recipe_in(folder: Path) -> dict:
+    """What a folder was made from; {} where its manifest cannot be read: it only explains."""
+    try:
+        recipe = read_json(folder / MANIFEST)["recipe"]
+        return recipe if isinstance(recipe, dict) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def differences(old: dict, new: dict, outputs: Path) -> list[str]:
@@ -110,12 +118,10 @@ def differences(old: dict, new: dict, outputs: Path) -> list[str]:
         found[f"{setting} is {after}, was {before}" if before is not None else setting] = None
     for what in _changed(old, new, "inputs"):
         before, after = (recipe.get("inputs", {}).get(what) for recipe in (old, new))
-        manifests = [outputs / str(value) / MANIFEST for value in (before, after)]
-        if all(isinstance(v, str) for v in (before, after)) and all(m.is_file() for m in manifests):
-            was, now = (read_json(manifest)["recipe"] for manifest in manifests)
-            found |= dict.fromkeys(differences(was, now, outputs))
-        else:
-            found[f"{what} changed"] = None
+        both = [v for v in (before, after) if isinstance(v, str) and "/" in v]
+        was, now = (recipe_in(outputs / value) for value in both) if len(both) == 2 else ({}, {})
+        deeper = differences(was, now, outputs) if was and now else []
+        found |= dict.fromkeys(deeper or [f"{what} changed"])
     found |= {f"{file} changed": None for file in _changed(old, new, "code")}
     return list(found)
 

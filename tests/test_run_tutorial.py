@@ -301,3 +301,6 @@ def test_the_reason_of_work_that_was_done_before_is_said(tmp_path):
         "losses.py changed": ["clims", "walk"],
         "clims.epochs is 7, was 6": ["clims"],
     }
+    for manifest in profile.outputs.glob("*/*/manifest.json"):
+        manifest.write_text("damaged")  # reasons are lost, work goes on
+    assert "why" in read_json(train("clims", 8, {}) / "manifest.json")
