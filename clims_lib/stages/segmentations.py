@@ -40,9 +40,10 @@ def predictor(profile: Profile, name: str) -> Predict:
 def make_segmentations(profile: Profile, name: str, split: str) -> Path:
     """The folder of a segmentation network's masks of a split, which it is told no labels of.
 
-    One palette <picture>.png each, of its own size: what `clims submit` packs. An interrupted run
+    One palette <picture>.png each, of its own size: what `clims submission` packs. An interrupted run
     goes on with the pictures that it lacks.
     """
+    section = trainer_of(profile, name).section
 
     def make(folder: Path) -> None:
         names = open_split(profile, split, labels=False).names
@@ -50,7 +51,7 @@ def make_segmentations(profile: Profile, name: str, split: str) -> Path:
         todo = [i for i, name in enumerate(names) if not (folder / f"{name}.png").is_file()]
         if not todo:
             return
-        predict, batch = predictor(profile, name), profile.inference.batch
+        predict, batch = PREDICTORS[section](profile, name), profile.inference.batch
         title = f"{name} on {split}"
         for start in tqdm(range(0, len(todo), batch), title, leave=False, disable=len(todo) < 500):
             chunk = todo[start : start + batch]
@@ -58,13 +59,12 @@ def make_segmentations(profile: Profile, name: str, split: str) -> Path:
                 height, width = sizes[i]
                 write_mask(folder / f"{names[i]}.png", mask[:height, :width].numpy())
 
-    deeplab = trainer_of(profile, name).section == "deeplab"
     return make_once(
         profile,
         "segmentations",
         f"{name}_{split}",
         make,
-        settings=["compute.full_precision", *(["deeplab.scales"] if deeplab else [])],
+        settings=["compute.full_precision", *(["deeplab.scales"] if section == "deeplab" else [])],
         inputs={"weights": train_network(profile, name), "images": split_folder(profile, split)},
-        code=[PREDICTORS[trainer_of(profile, name).section]],
+        code=[PREDICTORS[section]],
     )
