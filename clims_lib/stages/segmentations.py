@@ -40,8 +40,8 @@ def predictor(profile: Profile, name: str) -> Predict:
 def make_segmentations(profile: Profile, name: str, split: str) -> Path:
     """The folder of a segmentation network's masks of a split, which it is told no labels of.
 
-    One palette <picture>.png each, of its own size: what `clims submission` packs. An interrupted run
-    goes on with the pictures that it lacks.
+    One palette <picture>.png each, of its own size: what `clims submission` packs. An interrupted
+    run goes on with the pictures that it lacks.
     """
     section = trainer_of(profile, name).section
 
