@@ -99,3 +99,19 @@ def profile_of(root, *more):
             *more,
         ],
     )
+
+
+def small_clip(seed=0, resolution=32):
+    """A CLIP of the real class, small enough to train in a test."""
+    from clims_lib.clip_model import new_clip  # here: most tests do without CLIP
+
+    return new_clip(
+        resolution=resolution,
+        layers=(1, 1, 1, 1),
+        width=8,
+        embed_dim=32,
+        text_width=64,
+        text_layers=1,
+        context_length=20,
+        seed=seed,
+    )

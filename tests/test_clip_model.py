@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from clip.model import CLIP
+from conftest import small_clip
 
 from clims_lib.clip_model import (
     CLIP_MEAN,
@@ -16,24 +17,10 @@ from clims_lib.clip_model import (
     encode_texts,
     image_encoder,
     load_clip,
-    new_clip,
     normalise_for_clip,
     save_clip,
     tokenize,
 )
-
-
-def small(seed=0):
-    return new_clip(
-        resolution=32,
-        layers=(1, 1, 1, 1),
-        width=8,
-        embed_dim=32,
-        text_width=64,
-        text_layers=1,
-        context_length=20,
-        seed=seed,
-    )
 
 
 def batch(step):
@@ -43,14 +30,14 @@ def batch(step):
 
 @pytest.fixture
 def saved(tmp_path):
-    save_clip(small(), tmp_path / "clip.pt")
+    save_clip(small_clip(), tmp_path / "clip.pt")
     return tmp_path / "clip.pt"
 
 
 def test_clip_load_reads_what_was_saved(saved):
     model, _ = clip.load(str(saved), device="cpu")
     assert isinstance(model, CLIP)
-    for name, tensor in small().state_dict().items():
+    for name, tensor in small_clip().state_dict().items():
         wanted = tensor.half().float() if tensor.is_floating_point() else tensor
         assert torch.equal(model.state_dict()[name], wanted), name
     assert saved.stat().st_size < 20 * 2**20
@@ -84,29 +71,20 @@ def test_bad_names_and_shapes_are_refused(tmp_path, saved):
     with pytest.raises(ValueError, match="no texts"):
         tokenize(load_clip(saved), [])
     with pytest.raises(ValueError, match="multiple of 32"):
-        new_clip(
-            resolution=30,
-            layers=(1, 1, 1, 1),
-            width=8,
-            embed_dim=32,
-            text_width=64,
-            text_layers=1,
-            context_length=20,
-            seed=0,
-        )
+        small_clip(resolution=30)
 
 
 def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone():
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    one, same, other = small(1), small(1), small(2)
+    one, same, other = small_clip(1), small_clip(1), small_clip(2)
     assert torch.equal(torch.get_rng_state(), before)
     weight = lambda m: m.visual.conv1.weight  # noqa: E731
     assert torch.equal(weight(one), weight(same)) and not torch.equal(weight(one), weight(other))
 
 
 def test_a_training_step_is_the_contrastive_loss_of_both_towers():
-    model, (images, texts) = small().train(), batch(0)
+    model, (images, texts) = small_clip().train(), batch(0)
     loss, parts = contrastive_training_loss()(model, (images, texts), 0.0)
     seen, said = model.encode_image(images), model.encode_text(tokenize(model, texts))
     logits = model.logit_scale.exp() * F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T
@@ -116,7 +94,7 @@ def test_a_training_step_is_the_contrastive_loss_of_both_towers():
 
 
 def test_learning_rates_warm_up_and_fall():
-    optimiser, schedule = clip_optimiser(small(), steps=40, lr=0.1)
+    optimiser, schedule = clip_optimiser(small_clip(), steps=40, lr=0.1)
     for step in range(40):
         rate = 0.1 * min((step + 1) / 2, 0.5 * (1 + math.cos(math.pi * step / 40)))
         assert [group["lr"] for group in optimiser.param_groups] == [rate, rate]

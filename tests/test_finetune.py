@@ -4,6 +4,7 @@ from itertools import count, islice
 
 import pytest
 import torch
+from conftest import small_clip
 
 from clims_lib import finetune
 from clims_lib.clip_model import (
@@ -12,7 +13,6 @@ from clims_lib.clip_model import (
     encode_texts,
     hinge_loss,
     image_encoder,
-    new_clip,
     normalise_for_clip,
 )
 from clims_lib.training import train
@@ -22,19 +22,6 @@ TEXTS = ["a photo of red", "a photo of green", "a photo of blue"]
 
 def units(pictures):
     return normalise_for_clip(pictures.float() / 255)
-
-
-def small():
-    return new_clip(
-        resolution=32,
-        layers=(1, 1, 1, 1),
-        width=8,
-        embed_dim=32,
-        text_width=64,
-        text_layers=1,
-        context_length=20,
-        seed=0,
-    ).eval()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +44,7 @@ def knowing(colours):
             some = torch.randperm(48, generator=torch.Generator().manual_seed(step))[:16]
             yield units(pictures[some]), [names[i % 3] for i in some.tolist()]
 
-    model = small()
+    model = small_clip().eval()
     optimiser, schedule = clip_optimiser(model, 40, 3e-3)
     loss = contrastive_training_loss()
     how = {"optimiser": optimiser, "schedule": schedule, "clip_norm": 1.0, "amp": False}
@@ -78,7 +65,7 @@ def accuracy(model, pictures, labels):
 
 
 def test_the_text_tower_learns_and_the_image_tower_stays(colours, knowing):
-    model = small()
+    model = small_clip().eval()
     model.load_state_dict(knowing)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     seen = finetune.encode_pictures(model, colours[0], amp=False)
@@ -103,7 +90,7 @@ def test_the_text_tower_learns_and_the_image_tower_stays(colours, knowing):
 
 @pytest.mark.parametrize("correct_shared", [True, False])
 def test_the_published_recipe_trains_both_towers(colours, correct_shared):
-    model = small()
+    model = small_clip().eval()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     optimiser = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=1e-3)
     history = train(
@@ -125,7 +112,7 @@ def test_the_published_recipe_trains_both_towers(colours, correct_shared):
 
 def test_correcting_is_the_smaller_loss_at_the_same_weights(colours):
     """Left out of each other's softmax, pairs that share a text cannot add to its denominator."""
-    batch, model = next(finetune.label_batches(*colours, TEXTS, 16, 0)(0)), small()
+    batch, model = next(finetune.label_batches(*colours, TEXTS, 16, 0)(0)), small_clip().eval()
     right, wrong = (
         finetune.label_training_loss(correct)(model, batch, 0.0)[0] for correct in (True, False)
     )
@@ -133,7 +120,7 @@ def test_correcting_is_the_smaller_loss_at_the_same_weights(colours):
 
 
 def test_the_hinge_step_is_hinge_and_replay(colours):
-    model = small()
+    model = small_clip().eval()
     seen = finetune.encode_pictures(model, colours[0], amp=False)
     loss, batch = finetune.hinge_training_loss(TEXTS, 0.2), (seen[:6], colours[1][:6])
     known, captions = next(replay(0))
@@ -158,6 +145,6 @@ def test_labels_must_fit(colours):
         finetune.hinge_batches(torch.zeros(48, 32), labels[:47], 4, 0, replay)
     batch = torch.zeros(4, 32), labels[:4, :2], *next(replay(0))
     with pytest.raises(ValueError, match="labels of 2 classes, 3 texts"):
-        finetune.hinge_training_loss(TEXTS, 0.2)(small(), batch, 0.0)
+        finetune.hinge_training_loss(TEXTS, 0.2)(small_clip().eval(), batch, 0.0)
     with pytest.raises(ValueError, match="at least one class"):
         finetune.label_batches(pictures, labels * 0, TEXTS, 4, 0)

@@ -77,6 +77,21 @@ def close(found, expected, rtol=1e-6, atol=1e-9):
     torch.testing.assert_close(found.double(), double(expected), rtol=rtol, atol=atol)
 
 
+def as_told(release, measured, cams, labels, told):
+    """The release's total and terms, which are the figures."""
+    total, terms = losses.clims_loss(
+        *measured,
+        cams,
+        labels,
+        weights=release.weights,
+        cbs_threshold=release.threshold,
+        forms=release.forms,
+    )
+    for name, value in (terms | {"total": total}).items():
+        close(value, told[name])
+    return total, terms
+
+
 @pytest.mark.parametrize("release, case", cases("cosine_foreground_own_text"))
 def test_from_given_similarities(release, case):
     given, told = case["inputs"], case["outputs"]
@@ -96,16 +111,7 @@ def test_from_given_similarities(release, case):
         for x in (own, double(given["cosine_background_own_text"]), double(rows))
     ]
     cams = losses.class_maps(maps, labels.shape[1])
-    total, terms = losses.clims_loss(
-        *inputs,
-        cams,
-        labels,
-        weights=release.weights,
-        cbs_threshold=release.threshold,
-        forms=release.forms,
-    )
-    for name, value in (terms | {"total": total}).items():
-        close(value, told[name])
+    total, terms = as_told(release, inputs, cams, labels, told)
     total.backward()
     slopes = [x.grad[pairs] for x in inputs]
     close(slopes[0], told["d_total_d_cosine_foreground"])
@@ -170,16 +176,7 @@ def test_from_pictures_and_maps(release, case):
             told["cosine_foreground_background_texts"],
             atol=1e-8,
         )
-    total, terms = losses.clims_loss(
-        *measured,
-        cams,
-        labels,
-        weights=release.weights,
-        cbs_threshold=release.threshold,
-        forms=release.forms,
-    )
-    for name, value in (terms | {"total": total}).items():
-        close(value, told[name])
+    total, terms = as_told(release, measured, cams, labels, told)
     for name, value in terms.items():
         (slope,) = torch.autograd.grad(value, maps, retain_graph=True, allow_unused=True)
         found = 0.0 if slope is None else slope.abs().sum().item()

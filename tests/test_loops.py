@@ -5,6 +5,7 @@ from itertools import count
 
 import pytest
 import torch
+from conftest import small_clip
 from torch import nn
 
 from clims_lib import cct, clip_model, finetune, objectives, random_walk, training
@@ -58,19 +59,6 @@ def cam(seed, kind):
         "clip_norm": 5.0,
         "amp": True,
     }
-
-
-def small_clip(seed):
-    return clip_model.new_clip(
-        resolution=32,
-        layers=(1, 1, 1, 1),
-        width=8,
-        embed_dim=32,
-        text_width=64,
-        text_layers=1,
-        context_length=20,
-        seed=seed,
-    )
 
 
 def captions(start):
