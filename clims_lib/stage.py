@@ -8,15 +8,26 @@ it changes its name. Tests hold the declarations against what stages really read
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from clims_lib.artifacts import MANIFEST, artifact, folder_of, plain, read_json
+import torch
+
+from clims_lib.artifacts import (
+    MANIFEST,
+    artifact,
+    folder_of,
+    load_checkpoint,
+    plain,
+    read_json,
+    save_checkpoint,
+)
 from clims_lib.config import Profile
-from clims_lib.devices import ALONE, Team
+from clims_lib.devices import ALONE, Team, bar, explains_out_of_memory
 from clims_lib.sources import code_of
 
 # Where things lie, how many work at once, and on how many pictures: no result depends on them.
@@ -64,6 +75,25 @@ def make_once(
     folder = folder_of(root, name, recipe)
     about = {} if folder.is_dir() else {"why": why(folder, recipe)}
     return artifact(root, name, recipe, watched, about, team)
+
+
+@contextlib.contextmanager
+def resuming(
+    folder: Path, title: str, steps: int, device: torch.device, advice: str, team: Team = ALONE
+) -> Iterator[dict[str, Any]]:
+    """What `training.train` is handed inside a stage: it goes on from the folder's checkpoint, if
+    there is one, and leaves its own there; a bar counts the steps. A GPU's running out of memory
+    becomes a RuntimeError with the advice."""
+    state = team.broadcast(load_checkpoint(folder))
+    done = (state or {}).get("step", 0)
+    with bar(steps, title, done) as progress, explains_out_of_memory(device, advice):
+        yield {
+            "steps": steps,
+            "team": team,
+            "state": state,
+            "save": lambda state: save_checkpoint(folder, **state),
+            "progress": progress,
+        }
 
 
 def values_of(profile: Profile, setting: str) -> dict[str, Any]:

@@ -14,18 +14,18 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from clims_lib import clip_model, finetune, prompts
-from clims_lib.artifacts import load_checkpoint, save_checkpoint, write_json
+from clims_lib.artifacts import write_json
 from clims_lib.clip_model import CLIP
 from clims_lib.config import ROOT, Profile
 from clims_lib.data.download import SOURCES
 from clims_lib.data.pictures import digest_of
 from clims_lib.data.splits import read_split, split_folder
-from clims_lib.devices import bar, device_of, explains_out_of_memory
+from clims_lib.devices import device_of
 from clims_lib.miniworld import world
 from clims_lib.miniworld.captions import cut_views
 from clims_lib.objectives import Loss
 from clims_lib.settings import Clip
-from clims_lib.stage import make_once
+from clims_lib.stage import make_once, resuming
 from clims_lib.stages.methods import needs_clip
 from clims_lib.training import Batches, train
 
@@ -105,25 +105,21 @@ def make_clip(profile: Profile) -> Path:
                 clip_model.load_clip(find_clip(profile), device), folder / "clip.pt"
             )
             return
-        settings, state = small_clip(profile), load_checkpoint(folder)
+        settings = small_clip(profile)
         model = untrained_clip(profile)
         optimiser, schedule = clip_model.clip_optimiser(model, settings.steps, settings.lr)
-        with (
-            bar(settings.steps, "CLIP from captions", (state or {}).get("step", 0)) as progress,
-            explains_out_of_memory(device, "lower clip.batch"),
-        ):
+        with resuming(
+            folder, "CLIP from captions", settings.steps, device, "lower clip.batch"
+        ) as how:
             history = train(
                 model,
                 clip_model.contrastive_training_loss(),
                 CaptionBatches(profile, settings.batch),
-                steps=settings.steps,
                 optimiser=optimiser,
                 schedule=schedule,
                 clip_norm=1.0,
                 amp=not profile.compute.full_precision,
-                state=state,
-                save=lambda state: save_checkpoint(folder, **state),
-                progress=progress,
+                **how,
             )
         write_json(folder / "history.json", [step["loss"] for step in history])
         clip_model.save_clip(model, folder / "clip.pt")
@@ -179,26 +175,22 @@ def finetune_clip(profile: Profile) -> Path:
     settings, source = profile.finetune, make_clip(profile)
 
     def make(folder: Path) -> None:
-        device, state = device_of(profile), load_checkpoint(folder)
+        device = device_of(profile)
         model = clip_model.load_clip(source / "clip.pt", device)
-        how = _hinge if settings.loss == "hinge" else _label_contrast
-        loss, batches, optimiser, schedule = how(profile, model)
-        with (
-            bar(settings.steps, "finetuning CLIP", (state or {}).get("step", 0)) as progress,
-            explains_out_of_memory(device, "lower finetune.batch"),
-        ):
+        prepare = _hinge if settings.loss == "hinge" else _label_contrast
+        loss, batches, optimiser, schedule = prepare(profile, model)
+        with resuming(
+            folder, "finetuning CLIP", settings.steps, device, "lower finetune.batch"
+        ) as how:
             history = train(
                 model,
                 loss,
                 batches,
-                steps=settings.steps,
                 optimiser=optimiser,
                 schedule=schedule,
                 amp=not profile.compute.full_precision,
                 frozen_norm=model,
-                state=state,
-                save=lambda state: save_checkpoint(folder, **state),
-                progress=progress,
+                **how,
             )
         write_json(folder / "history.json", [step["loss"] for step in history])
         clip_model.save_clip(model, folder / "clip.pt")

@@ -12,21 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clims_lib.artifacts import (
-    load_checkpoint,
-    load_tensors,
-    save_checkpoint,
-    save_tensors,
-    write_json,
-)
+from clims_lib.artifacts import load_tensors, save_tensors, write_json
 from clims_lib.batches import MemoryBatches
 from clims_lib.clip_model import autocast
 from clims_lib.config import Profile
 from clims_lib.data.splits import read_sizes, read_split, split_folder
 from clims_lib.deeplab import DeepLab
-from clims_lib.devices import bar, device_of, explains_out_of_memory
+from clims_lib.devices import device_of, explains_out_of_memory
 from clims_lib.objectives import mask_loss
-from clims_lib.stage import make_once
+from clims_lib.stage import make_once, resuming
 from clims_lib.stages.masks import make_pseudo_masks, read_folder
 from clims_lib.stages.methods import pseudo_row, row_of
 from clims_lib.stages.networks import NETWORK, TRAINING, load_network, new_network, train_cam
@@ -66,27 +60,21 @@ def train_deeplab(profile: Profile) -> Path:
             profile.augment.crop,
             profile.augment.resize,
         )
-        state, per_epoch = load_checkpoint(folder), batches.steps_per_epoch
+        per_epoch = batches.steps_per_epoch
         steps, kind = settings.epochs * per_epoch, profile.compute.optimiser
         groups = head_and_body(model, settings.lr, settings.head_lr_factor)
         optimiser = new_optimiser(kind, groups, settings.lr, settings.weight_decay)
         advice = "raise compute.accumulate, or lower deeplab.batch or augment.crop"
-        with (
-            bar(steps, "DeepLab", (state or {}).get("step", 0)) as progress,
-            explains_out_of_memory(device, advice),
-        ):
+        with resuming(folder, "DeepLab", steps, device, advice) as how:
             history = train(
                 model,
                 mask_loss(),
                 batches,
-                steps=steps,
                 optimiser=optimiser,
                 schedule=new_schedule(kind, optimiser, steps, per_epoch),
                 steps_per_epoch=per_epoch,
                 seed=profile.seed,
-                state=state,
-                save=lambda state: save_checkpoint(folder, **state),
-                progress=progress,
+                **how,
                 accumulate=profile.compute.accumulate,
                 frozen_norm=model.backbone if profile.compute.frozen_norm else None,
                 amp=not profile.compute.full_precision,

@@ -9,13 +9,7 @@ from typing import Any
 import torch
 
 from clims_lib import clip_model, training
-from clims_lib.artifacts import (
-    load_checkpoint,
-    load_tensors,
-    save_checkpoint,
-    save_tensors,
-    write_json,
-)
+from clims_lib.artifacts import load_tensors, save_tensors, write_json
 from clims_lib.backbones import EfficientNetLite
 from clims_lib.batches import MemoryBatches
 from clims_lib.cam import CAMNet
@@ -23,10 +17,10 @@ from clims_lib.config import ROOT, Profile
 from clims_lib.data.download import SOURCES
 from clims_lib.data.pictures import digest_of
 from clims_lib.data.splits import read_sizes, read_split, split_folder
-from clims_lib.devices import ALONE, Team, bar, device_of, explains_out_of_memory
+from clims_lib.devices import ALONE, Team, device_of
 from clims_lib.losses import TERMS, check_weights
 from clims_lib.objectives import Loss
-from clims_lib.stage import make_once, value_of
+from clims_lib.stage import make_once, resuming, value_of
 from clims_lib.stages.clip import clip_texts, finetune_clip
 from clims_lib.stages.methods import METHODS, row_of
 
@@ -167,7 +161,7 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
         read += [f"{entry.section}.clip_norm"]
 
     def make(folder: Path) -> None:
-        device, state = device_of(profile), team.broadcast(load_checkpoint(folder))
+        device = device_of(profile)
         model = load_network(profile, entry.start) if entry.start else new_network(profile)
         model = model.to(device).to(memory_format=torch.channels_last)
         batches = MemoryBatches(
@@ -186,26 +180,19 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
             f"raise compute.accumulate (now {profile.compute.accumulate}), or lower "
             f"{entry.section}.batch (now {section.batch}) or augment.crop"
         )
-        with (
-            bar(steps, method, (state or {}).get("step", 0)) as progress,
-            explains_out_of_memory(device, advice),
-        ):
+        with resuming(folder, method, steps, device, advice, team) as how:
             history = training.train(
                 model,
                 new_loss(profile, method),
                 batches,
-                steps=steps,
                 optimiser=optimiser,
                 schedule=training.new_schedule(kind, optimiser, steps, per_epoch),
                 steps_per_epoch=per_epoch,
                 clip_norm=getattr(section, "clip_norm", 0.0),
-                state=state,
-                team=team,
                 accumulate=profile.compute.accumulate,
                 frozen_norm=model.backbone if profile.compute.frozen_norm else None,
                 amp=not profile.compute.full_precision,
-                save=lambda state: save_checkpoint(folder, **state),
-                progress=progress,
+                **how,
                 watch=_keep_maps(profile, folder),
             )
         if team.rank == 0:

@@ -15,22 +15,15 @@ import torch
 from torch import Tensor
 
 from clims_lib import cct
-from clims_lib.artifacts import (
-    key_of,
-    load_checkpoint,
-    load_tensors,
-    save_checkpoint,
-    save_tensors,
-    write_json,
-)
+from clims_lib.artifacts import key_of, load_tensors, save_tensors, write_json
 from clims_lib.backbones import MEAN, STD
 from clims_lib.batches import DrawnBatches
 from clims_lib.cct_network import CCT
 from clims_lib.clip_model import autocast
 from clims_lib.config import Profile
 from clims_lib.data.splits import open_split, read_sizes, read_split, split_folder
-from clims_lib.devices import bar, device_of, explains_out_of_memory
-from clims_lib.stage import make_once
+from clims_lib.devices import device_of, explains_out_of_memory
+from clims_lib.stage import make_once, resuming
 from clims_lib.stages.masks import make_pseudo_masks, read_folder
 from clims_lib.stages.methods import pseudo_row, trainer_of
 from clims_lib.stages.networks import NETWORK, TRAINING, load_network, new_network, train_cam
@@ -82,7 +75,7 @@ def train_cct(profile: Profile, method: str) -> Path:
         model = new_cct(profile)
         # The published encoder starts from ImageNet; ours from the baseline CAM network.
         model.backbone.load_state_dict(load_network(profile, "cam").backbone.state_dict())
-        device, state = device_of(profile), load_checkpoint(folder)
+        device = device_of(profile)
         model = model.to(device).to(memory_format=torch.channels_last)
         images, _, masks = read_split(profile, "train_labelled", masks=True)
         form = {"steps": settings.steps} | asdict(profile.augment)
@@ -127,15 +120,11 @@ def train_cct(profile: Profile, method: str) -> Path:
         advice = (
             "raise compute.accumulate, or lower cct.batch_labelled, cct.batch_weak or augment.crop"
         )
-        with (
-            bar(settings.steps, method, (state or {}).get("step", 0)) as progress,
-            explains_out_of_memory(device, advice),
-        ):
+        with resuming(folder, method, settings.steps, device, advice) as how:
             history = train(
                 model,
                 loss,
                 batches,
-                steps=settings.steps,
                 optimiser=optimiser,
                 schedule=new_schedule(kind, optimiser, settings.steps),
                 amp=not profile.compute.full_precision,
@@ -143,9 +132,7 @@ def train_cct(profile: Profile, method: str) -> Path:
                 frozen_norm=model.backbone if profile.compute.frozen_norm else None,
                 generator=generator,
                 seed=profile.seed,
-                state=state,
-                save=lambda state: save_checkpoint(folder, **state),
-                progress=progress,
+                **how,
             )
         write_json(folder / "history.json", history)
         save_tensors(folder / "weights.safetensors", model.state_dict())

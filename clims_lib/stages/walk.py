@@ -15,20 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clims_lib import clip_model, random_walk
-from clims_lib.artifacts import (
-    load_checkpoint,
-    load_tensors,
-    save_checkpoint,
-    save_tensors,
-    write_json,
-)
+from clims_lib.artifacts import load_tensors, save_tensors, write_json
 from clims_lib.cam import CAMNet
 from clims_lib.config import Profile
 from clims_lib.data.splits import open_split, read_images
-from clims_lib.devices import bar, device_of, explains_out_of_memory
+from clims_lib.devices import device_of
 from clims_lib.metrics import IGNORE
 from clims_lib.seeds import normalise_cam
-from clims_lib.stage import make_once
+from clims_lib.stage import make_once, resuming
 from clims_lib.stages.maps import (
     REFINING,
     from_network,
@@ -155,21 +149,17 @@ def train_affinity(profile: Profile, name: str) -> Path:
             lambda x: features(model, x.float() / 255, settings.stride, amp),
             random_walk.offsets(settings.radius),
         )
-        head, state = new_affinity(profile, model).to(device), load_checkpoint(folder)
-        with (
-            bar(settings.steps, f"affinities of {name}", (state or {}).get("step", 0)) as progress,
-            explains_out_of_memory(device, "lower walk.batch"),
-        ):
+        head = new_affinity(profile, model).to(device)
+        with resuming(
+            folder, f"affinities of {name}", settings.steps, device, "lower walk.batch"
+        ) as how:
             history = train(
                 head,
                 loss,
                 batches,
-                steps=settings.steps,
                 optimiser=torch.optim.Adam(head.parameters(), lr=settings.lr),
                 amp=False,  # the features alone, as when the walk is made
-                state=state,
-                save=lambda state: save_checkpoint(folder, **state),
-                progress=progress,
+                **how,
             )
         write_json(folder / "history.json", [step["loss"] for step in history])
         save_tensors(folder / "weights.safetensors", head.state_dict())
