@@ -7,6 +7,7 @@ so the lines that run on it are the lines that run on OpenAI's. Notebook 01 tell
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import os
 import warnings
@@ -22,7 +23,7 @@ with warnings.catch_warnings():
     # clip still imports pkg_resources, which complains about that with a path of this very machine
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     import clip
-    from clip.model import CLIP
+    from clip.model import CLIP, convert_weights
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own normalisation (clip.clip._transform)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -62,10 +63,15 @@ def new_clip(
 
 
 def save_clip(model: CLIP, path: Path) -> None:
-    """Write the state dict in half precision, as OpenAI's checkpoints are, for `clip.load`."""
-    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    """Write the state dict for `clip.load`, with the precisions of OpenAI's checkpoints.
+
+    Half for convolutions, linear layers, attention and projections; norms, embeddings and the
+    logit scale stay in float32.
+    """
+    stored = copy.deepcopy(model)
+    convert_weights(stored)
     temporary = Path(f"{path}.tmp")
-    torch.save(state, temporary)
+    torch.save(stored.state_dict(), temporary)
     os.replace(temporary, path)
 
 

@@ -210,7 +210,8 @@ def test_state_follows_what_matters(toy, tmp_path):
     )
     assert absent != first
     assert [first, second] == states()
-    child, text = tmp_path / "child.toml", 'name = "child"\nnote = "n"\noutputs = "out"\n'
+    child = tmp_path / "child.toml"
+    text = f'name = "child"\nnote = "n"\noutputs = "{tmp_path / "of_child"}"\n'
     child.write_text(f'extends = "toy.toml"\n{text}')
     of_child = states(PROFILE=str(child))
     parent = tmp_path / "toy.toml"
