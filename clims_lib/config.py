@@ -1,8 +1,9 @@
 """Profiles: TOML files read into frozen dataclasses, one per stage.
 
 A profile may say `extends = "mini"` (a name in `profiles/`, or the path of a .toml from its own
-folder) and then holds only what differs. A new setting is one line in a dataclass of settings.py
-and one line in mini.toml and voc2012.toml, which the others extend.
+folder; of a list the later ones go over the earlier ones) and then holds only what differs. A new
+setting is one line in a dataclass of settings.py and one line in mini.toml and in
+common/voc2012.toml, which the others extend.
 """
 
 import dataclasses
@@ -149,20 +150,28 @@ def _read(path: Path, children: tuple[Path, ...] = ()) -> dict:
         _check_keys(Profile, table)  # here, where the file that holds a wrong one is known
         if parent is None:
             return table
-        if not isinstance(parent, str):
-            raise ValueError(f"extends must be a profile's name or path in quotes, not {parent!r}")
-        for key in OWN:
-            if key not in table:
-                raise ValueError(
-                    f"missing key {key}: {', '.join(OWN)} are each profile's own, not inherited"
-                )
-        above = _profile_path(path.parent / parent if parent.endswith(".toml") else parent)
-        if above.resolve() in [file.resolve() for file in chain]:
-            circle = " -> ".join(file.name for file in (*chain, above))
-            raise ValueError(f"extends leads in a circle: {circle}")
+        parents = parent if isinstance(parent, list) else [parent]
+        if not parents or not all(isinstance(one, str) for one in parents):
+            raise ValueError(
+                f"extends must be a profile's name or path in quotes, or a list of them, not "
+                f"{parent!r}"
+            )
+        if not children:
+            for key in OWN:
+                if key not in table:
+                    raise ValueError(
+                        f"missing key {key}: {', '.join(OWN)} are each profile's own, not inherited"
+                    )
+        found: dict = {}
+        for one in parents:
+            above = _profile_path(path.parent / one if one.endswith(".toml") else one)
+            if above.resolve() in [file.resolve() for file in chain]:
+                circle = " -> ".join(file.name for file in (*chain, above))
+                raise ValueError(f"extends leads in a circle: {circle}")
+            found = _merge(found, _read(above, chain))
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
-    return _merge(_read(above, chain), table)
+    return _merge(found, table)
 
 
 def _merge(below: dict, above: dict) -> dict:

@@ -232,6 +232,15 @@ def test_a_chain_and_paths_from_the_file_that_names_them(tmp_path, monkeypatch):
     assert load_profile("near/last.toml") == load_profile(last)
 
 
+def test_of_several_parents_the_later_goes_over_the_earlier(tmp_path):
+    write(tmp_path / "few.toml", "[clims]\nepochs = 1\nlr = 5.0\n", own="")  # no profile by itself
+    child = write(tmp_path / "child.toml", 'extends = ["mini", "few.toml"]\n[clims]\nlr = 6.0\n')
+    found, mini = load_profile(child).clims, load_profile("mini").clims
+    assert (found.epochs, found.lr, found.batch) == (1, 6.0, mini.batch)
+    with pytest.raises(ValueError, match="few.toml: missing key name"):
+        load_profile(tmp_path / "few.toml")
+
+
 def test_voc_root_reaches_a_child(tmp_path, monkeypatch):
     monkeypatch.setenv("VOC_ROOT", str(tmp_path))
     child = write(tmp_path / "child.toml", 'extends = "voc2012"\ndata_root = "elsewhere"\n')
@@ -252,7 +261,13 @@ def test_what_is_not_inherited(tmp_path, key):
     [
         ('extends = "minni"', "child.toml: no profile 'minni'; did you mean mini"),
         ('extends = "none.toml"', "child.toml: profile file .*none.toml does not exist"),
-        ("extends = 3", "child.toml: extends must be a profile's name or path in quotes, not 3"),
+        (
+            "extends = 3",
+            "child.toml: extends must be a profile's name or path in quotes, or a list",
+        ),
+        ("extends = []", "child.toml: extends must be a profile's name"),
+        ('extends = ["tiny", 3]', "child.toml: extends must be a profile's name"),
+        ('extends = ["tiny", "child.toml"]', "child.toml: extends leads in a circle"),
         ('extends = "child.toml"', "child.toml: extends leads in a circle: child.toml -> child"),
         ('extends = "two.toml"', "three.toml: .* child.toml -> two.toml -> three.toml -> child"),
         ('extends = "typo.toml"', "typo.toml: unknown key clims.epoch; did you mean clims.epochs"),

@@ -70,7 +70,8 @@ def test_environment_has_the_same_packages_and_ranges(root, project):
 def test_profiles_are_packaged(root):
     tool = tomllib.loads((root / "pyproject.toml").read_text())["tool"]
     assert tool["setuptools"]["package-data"] == {"clims_lib": ["profiles/*.toml"]}
-    assert list((root / "clims_lib/profiles").glob("*.toml"))
+    for folder in ("profiles", "profiles/common"):
+        assert list((root / "clims_lib" / folder).glob("*.toml"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
