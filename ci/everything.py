@@ -9,11 +9,11 @@ from clims_lib.config import Profile
 from clims_lib.settings import Cutouts
 from clims_lib.sources import code_of
 from clims_lib.stages.clip import finetune_clip, make_clip
+from clims_lib.stages.criterion import from_clip
 from clims_lib.stages.fully_supervised import deeplab_predictor
 from clims_lib.stages.masks import WITH_CRF
 from clims_lib.stages.measures import measure, oracle_check, zero_shot
 from clims_lib.stages.methods import METHODS, table_rows
-from clims_lib.stages.networks import from_clip
 from clims_lib.stages.semi_supervised import cct_predictor
 
 # What CLIMS is worth with a CLIP that was shown fewer cut-outs: shares of each way to cut.

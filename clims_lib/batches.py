@@ -27,18 +27,24 @@ def random_crops(
     *,
     crop: int,
     resize: Sequence[float],
+    resize_of: str = "factor",
 ) -> tuple[Tensor, Tensor | None]:
     """Scale each picture by a random factor and cut a random crop x crop window out of it.
 
     images float (B, 3, S, S) in [0, 1], masks uint8 (B, S, S) or None, sizes (B, 2): each picture's
     own height and width; windows (B, 3) in [0, 1): the random numbers (scale, y, x); resize: the
-    smallest and largest factor. A picture smaller than its window lies somewhere within it. What
-    is beyond is mean colour and 255. Returns float (B, 3, crop, crop) and uint8 (B, crop, crop).
+    smallest and largest factor or, of "longer_side" as published, how many whole pixels this gets.
+    A picture smaller than its window lies somewhere within it. What is beyond is mean colour and
+    255. Returns float (B, 3, crop, crop) and uint8 (B, crop, crop).
     """
     canvas, (low, high) = images.shape[-1], resize
-    if crop == canvas and low == high == 1:
+    if crop == canvas and low == high == 1 and resize_of == "factor":
         return images, masks
-    scale = low + (high - low) * windows[:, 0]
+    if resize_of == "factor":
+        scale = low + (high - low) * windows[:, 0]
+    else:
+        side = (low + (high + 1 - low) * windows[:, 0]).floor()
+        scale = side / sizes.amax(1)
     window = crop / scale  # in the picture's own pixels
     room = sizes.float() - window[:, None]
     start = room.clamp(max=0) + windows[:, 1:] * room.abs()
@@ -66,13 +72,16 @@ def augment(
     *,
     crop: int,
     resize: Sequence[float],
+    resize_of: str = "factor",
 ) -> tuple[Tensor, Tensor | None]:
     """Random crops, some of them mirrored, of pictures uint8 (B, 3, S, S) and masks or None.
 
     mirror: booleans (B,); the rest: see `random_crops`. Returns float (B, 3, crop, crop) in [0, 1],
     channels last in memory, and uint8 (B, crop, crop).
     """
-    x, m = random_crops(images.float() / 255, masks, sizes, windows, crop=crop, resize=resize)
+    scaled = images.float() / 255
+    form = partial(random_crops, crop=crop, resize=resize, resize_of=resize_of)
+    x, m = form(scaled, masks, sizes, windows)
     x = torch.where(mirror[:, None, None, None], x.flip(-1), x)
     m = None if m is None else torch.where(mirror[:, None, None], m.flip(-1), m)
     return x.contiguous(memory_format=torch.channels_last), m
@@ -84,7 +93,8 @@ class MemoryBatches:
     images uint8 (N, 3, S, S), labels (N, K), masks uint8 (N, S, S) or None; sizes (N, 2), crop and
     resize: see `random_crops` (None: whole pictures). Calling it with a step gives the batches
     (images, labels, masks) from that step on, without end; seed and epoch alone decide what they
-    are. `steps_per_epoch` says how many make an epoch. A last batch of one picture is left out.
+    are. `steps_per_epoch` says how many make an epoch. A last batch of one picture is left out, and
+    with drop_last any last batch that is smaller.
     Raises ValueError when images, labels and masks are not equally many.
     """
 
@@ -98,14 +108,19 @@ class MemoryBatches:
         sizes: Tensor | None = None,
         crop: int | None = None,
         resize: Sequence[float] = (1.0, 1.0),
+        resize_of: str = "factor",
+        drop_last: bool = False,
     ):
         if not len(images) == len(labels) or masks is not None and len(masks) != len(images):
             raise ValueError("images, labels and masks must be equally many")
         self.data, self.size, self.seed = (images, labels, masks), size, seed
+        self.pictures = len(images)
         self.sizes = _whole(images) if sizes is None else sizes
-        self.augment = partial(augment, crop=crop or images.shape[-1], resize=resize)
-        alone = len(images) > 1 == len(images) % size  # batch norms need two
-        self.count = len(images) - alone
+        size_of_crop = crop or images.shape[-1]
+        self.augment = partial(augment, crop=size_of_crop, resize=resize, resize_of=resize_of)
+        left = len(images) % size
+        drop = drop_last and len(images) > left or len(images) > 1 == left  # batch norms need two
+        self.count = len(images) - left * drop
         self.steps_per_epoch = math.ceil(self.count / size)
 
     def __call__(self, start: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
@@ -144,13 +159,15 @@ class DrawnBatches:
         sizes: Tensor | None = None,
         crop: int | None = None,
         resize: Sequence[float] = (1.0, 1.0),
+        resize_of: str = "factor",
     ):
         generator = torch.Generator().manual_seed(seed)
         order = draw_order(len(images), size, steps, generator)
         mirror = torch.rand(order.shape, generator=generator) < 0.5
         self.plan = order, mirror, torch.rand((*order.shape, 3), generator=generator)
         self.data = images, masks, _whole(images) if sizes is None else sizes
-        self.augment = partial(augment, crop=crop or images.shape[-1], resize=resize)
+        size_of_crop = crop or images.shape[-1]
+        self.augment = partial(augment, crop=size_of_crop, resize=resize, resize_of=resize_of)
 
     def __call__(self, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         images, masks, sizes = self.data

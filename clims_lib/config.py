@@ -30,6 +30,7 @@ from clims_lib.settings import (
     Finetune,
     Inference,
     Losses,
+    Prompts,
     Pseudo,
     Puzzle,
     Walk,
@@ -61,6 +62,7 @@ class Profile:
     data: Data
     clip: Clip | None
     finetune: Finetune
+    prompts: Prompts
     losses: Losses
     compute: Compute
     augment: Augment

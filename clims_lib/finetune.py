@@ -7,13 +7,15 @@ leaves its ground, that also ties the ground to the class. Notebook 01 measures 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clims_lib.batches import random_crops
 from clims_lib.clip_model import (
     CLIP,
     autocast,
@@ -99,12 +101,42 @@ def hinge_training_loss(class_texts: list[str], margin: float) -> Callable:
     return loss
 
 
+class Crops(NamedTuple):
+    """Random crops that CLIP is shown in place of whole pictures; see `batches.random_crops`."""
+
+    sizes: Tensor
+    crop: int
+    resize: Sequence[float]
+    resize_of: str
+
+    def of(self, pictures: Tensor, some: Tensor, windows: Tensor) -> Tensor:
+        """Pictures uint8 (B, 3, S, S) with the numbers `some` -> uint8 (B, 3, crop, crop)."""
+        cut, _ = random_crops(
+            pictures.float() / 255,
+            None,
+            self.sizes[some],
+            windows,
+            crop=self.crop,
+            resize=self.resize,
+            resize_of=self.resize_of,
+        )
+        return (cut * 255).round().to(torch.uint8)
+
+
 def label_batches(
-    pictures: Tensor, labels: Tensor, class_texts: list[str], size: int, seed: int
+    pictures: Tensor,
+    labels: Tensor,
+    class_texts: list[str],
+    size: int,
+    seed: int,
+    *,
+    sentence: Callable[[Tensor], str] | None = None,
+    crops: Crops | None = None,
 ) -> Callable[[int], Iterator[tuple[Tensor, list[str]]]]:
     """Batches of pictures uint8 (size, 3, H, W) and, for each, the text of one of its classes.
 
-    labels: (N, K). Raises ValueError when a picture has no class.
+    labels: (N, K). sentence, as in the camera-ready release: makes a text of all labels (K,) of a
+    picture instead. Raises ValueError when a picture has no class.
     """
     if not bool((labels.sum(1) > 0).all()):
         raise ValueError("every picture needs at least one class")
@@ -113,20 +145,27 @@ def label_batches(
         generator = torch.Generator().manual_seed(seed)
         for step in count():
             some = torch.randint(len(pictures), (size,), generator=generator)
-            chosen = torch.multinomial(labels[some], 1, generator=generator)[:, 0].tolist()
+            if sentence is None:
+                chosen = torch.multinomial(labels[some], 1, generator=generator)[:, 0].tolist()
+            if crops:
+                windows = torch.rand(size, 3, generator=generator)
             if step >= start:
-                yield pictures[some], [class_texts[k] for k in chosen]
+                x = crops.of(pictures[some], some, windows) if crops else pictures[some]
+                said = map(sentence, labels[some]) if sentence else (class_texts[k] for k in chosen)
+                yield x, list(said)
 
     return batches
 
 
-def label_training_loss(correct_shared: bool) -> Callable:
+def label_training_loss(correct_shared: bool, directions: str = "mean") -> Callable:
     """The published recipe, for `training.train`: symmetric cross entropy of pictures and one of
     their label texts; both towers learn.
 
     correct_shared: whether pictures of a batch that share a text are left out of each other's
-    softmax (published: they are false negatives).
+    softmax (published: they are false negatives). directions: the "mean" of the two cross entropies
+    or, as released, their "sum", which doubles every step of SGD.
     """
+    factor = {"mean": 1.0, "sum": 2.0}[directions]
 
     def loss(model: CLIP, batch: tuple[Tensor, list[str]], progress: float) -> tuple[Tensor, dict]:
         pictures, texts = batch
@@ -134,6 +173,6 @@ def label_training_loss(correct_shared: bool) -> Callable:
         said = F.normalize(encode_texts(model, texts), dim=-1)
         same = same_text_matrix(texts).to(seen.device) if correct_shared else None
         with autocast(seen.device, False):
-            return contrastive_loss(seen, said, model.logit_scale.exp(), same), {}
+            return factor * contrastive_loss(seen, said, model.logit_scale.exp(), same), {}
 
     return loss

@@ -130,8 +130,7 @@ def clims_training_loss(
     *,
     size: int,
     weights: Mapping[str, float],
-    cbs_form: str = "class_related",
-    cbs_threshold: float = 0.26,
+    cbs_threshold: float | None = None,
     forms: Forms = EQUATIONS,
     align_corners: bool = False,
     normalisation: str = "clip",
@@ -139,10 +138,9 @@ def clims_training_loss(
     """The CLIMS loss (Eq. 6) of the network's maps; texts are encoded once, by the caller.
 
     size: CLIP's input resolution; pictures and maps are brought to it before they are multiplied,
-    with align_corners as in the releases. cbs_form: "class_related", or "thresholded" at
-    cbs_threshold. normalisation: what CLIP sees, "clip", or "imagenet" as in the improved release.
+    with align_corners as in the releases. cbs_threshold: see `losses.cbs_loss`. normalisation: what
+    CLIP sees, "clip", or "imagenet" as in the improved release.
     """
-    above = cbs_threshold if cbs_form == "thresholded" else None
     if normalisation not in NORMALISATIONS:
         raise ValueError(f"normalisation is one of {list(NORMALISATIONS)}, not {normalisation!r}")
     mean_and_std = NORMALISATIONS[normalisation]
@@ -155,7 +153,7 @@ def clims_training_loss(
             encode, seen, cams, labels, class_text, background_text, align_corners
         )
         return clims_loss(
-            *measured, cams, labels, weights=weights, cbs_threshold=above, forms=forms
+            *measured, cams, labels, weights=weights, cbs_threshold=cbs_threshold, forms=forms
         )
 
     def count(batch: Batch) -> dict[str, Tensor | int]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clims_lib.losses import clims_loss, similarities, weighted_sum
+from clims_lib.losses import EQUATIONS, Forms, clims_loss, similarities, weighted_sum
 
 MASKS = ("true", "true_blurred", "half", "ground", "true+ground", "whole", "empty")
 
@@ -56,6 +56,7 @@ def losses_at_masks(
     weights: Mapping[str, float],
     stride: int,
     cbs_threshold: float | None = None,
+    forms: Forms = EQUATIONS,
 ) -> dict[str, dict[str, float]]:
     """Mean total loss and its terms at every candidate mask of class number `klass`.
 
@@ -70,7 +71,7 @@ def losses_at_masks(
         cams = mask[:, None] * labels[:, :, None, None]
         measured = similarities(encode, images, cams, labels, class_text, background_text)
         total, terms = clims_loss(
-            *measured, cams, labels, weights=weights, cbs_threshold=cbs_threshold
+            *measured, cams, labels, weights=weights, cbs_threshold=cbs_threshold, forms=forms
         )
         found[name] = {"loss": total.item()} | {k: v.item() for k, v in terms.items()}
     return found

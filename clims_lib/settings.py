@@ -69,8 +69,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class Finetune:
-    loss: Literal["hinge", "contrastive"]
+    loss: Literal["hinge", "contrastive", "none"]
+    texts: Literal["one_label", "all_labels"]
+    directions: Literal["mean", "sum"]
     correct_shared: bool
+    crop: int
     margin: float
     replay: int
     batch: int
@@ -80,14 +83,36 @@ class Finetune:
 
 
 @dataclass(frozen=True)
+class Prompts:
+    words: Literal["data_set", "improved"]
+    template: str
+
+
+Reduction = Literal["image_mean", "pair_mean", "pair_sum"]
+
+
+@dataclass(frozen=True)
 class Losses:
     cbs_form: Literal["class_related", "thresholded"]
     cbs_threshold: float
     background: tuple[str, ...]
+    every_class: bool
+    otm_btm: Reduction
+    cbs: Reduction
+    clamped: tuple[str, ...]
+    align_corners: bool
+    normalisation: Literal["clip", "imagenet"]
     weights: dict[str, float]  # of the terms in losses.TERMS; the others count nothing
+    class_weights: dict[str, float]  # in OTM and BTM; the other classes weigh 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", FrozenDict(self.weights))
+        for name in ("weights", "class_weights"):
+            object.__setattr__(self, name, FrozenDict(getattr(self, name)))
+
+
+Optimiser = Literal["adamw", "sgd", "released_sgd", "released_nesterov"]
+Norms = Literal["train", "fixed", "statistics_only"]
+HeadInit = Literal["uniform", "xavier", "kaiming", "normal"]
 
 
 @dataclass(frozen=True)
@@ -96,13 +121,15 @@ class Compute:
     frozen_norm: bool
     full_precision: bool
     frozen_stages: int
-    optimiser: Literal["adamw", "sgd"]
+    optimiser: Optimiser
 
 
 @dataclass(frozen=True)
 class Augment:
     crop: int
     resize: tuple[float, ...]
+    resize_of: Literal["factor", "longer_side"]
+    drop_last: bool
 
 
 @dataclass(frozen=True)
@@ -112,6 +139,11 @@ class Cam:
     layers: tuple[int, ...]
     thin: int
     stride: int
+    dilated: bool
+    normalisation: Literal["imagenet", "clip"]
+    norms: Norms
+    head_init: HeadInit
+    crop: int
     epochs: int
     longer_epochs: int
     batch: int
@@ -126,6 +158,12 @@ class Puzzle:
     tiles: int
     alpha: float
     alpha_ramp: float
+    rectified: bool
+    optimiser: Optimiser
+    normalisation: Literal["imagenet", "clip"]
+    norms: Norms
+    head_init: HeadInit
+    crop: int
     epochs: int
     batch: int
     lr: float
@@ -135,6 +173,11 @@ class Puzzle:
 
 @dataclass(frozen=True)
 class Clims:
+    maps: Literal["sigmoid", "relu"]
+    head: Literal["linear", "bottleneck"]
+    head_init: HeadInit
+    norms: Norms
+    crop: int
     epochs: int
     batch: int
     lr: float
@@ -147,6 +190,10 @@ class Clims:
 class Inference:
     scales: tuple[float, ...]
     flip: bool
+    seen: Literal["canvas", "picture"]
+    rescale: Literal["bilinear", "pillow"]
+    reduction: Literal["mean", "sum"]
+    grid: int
     stride: int
     batch: int
     thresholds: tuple[float, ...]

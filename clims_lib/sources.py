@@ -32,7 +32,7 @@ PLUMBING = {
     "data.download",
     "data.splits.make_data",
     "data.splits.open_split",
-    "stages.networks.from_clip",
+    "stages.criterion.from_clip",
     "stages.masks.WITH_CRF",
     "stages.segmentations.PREDICTORS",
 }

@@ -217,6 +217,29 @@ def new_schedule(name: str, optimiser: Optimizer, steps: int, steps_per_epoch: i
     return LambdaLR(optimiser, lambda step: DECAYS[name](step, steps, steps_per_epoch))
 
 
+def cam_optimiser(
+    name: str,
+    model: nn.Module,
+    lr: float,
+    head_lr_factor: float,
+    weight_decay: float,
+    *,
+    steps: int,
+    steps_per_epoch: int,
+    decay: int,
+) -> tuple[Optimizer, LambdaLR]:
+    """The optimiser and schedule of a network with a `head`, which learns faster.
+
+    decay: the steps over which the released ones decay (`whole_batches`), the others over all.
+    """
+    released = name.startswith("released")
+    groups = head_and_body(model, lr, head_lr_factor, weight_decay if released else None)
+    optimiser = new_optimiser(name, groups, lr, weight_decay)
+    return optimiser, new_schedule(
+        name, optimiser, max(1, decay) if released else steps, steps_per_epoch
+    )
+
+
 DECAYS = {  # (step, steps, steps per epoch) -> factor of the learning rate
     "adamw": lambda t, n, e: (1 + math.cos(math.pi * ((t // e) / (n // e)))) / 2,
     "sgd": lambda t, n, e: (1 - t / n) ** 0.9,

@@ -20,9 +20,9 @@ from clims_lib.explore.cases import Case, Cases
 from clims_lib.explore.panel import Panel, View, slider
 from clims_lib.stages import maps
 from clims_lib.stages.clip import clip_texts
+from clims_lib.stages.criterion import loss_weights
 from clims_lib.stages.masks import pseudo_masks, read_folder
 from clims_lib.stages.methods import trainers
-from clims_lib.stages.networks import loss_weights
 from clims_lib.stages.segmentations import make_segmentations
 
 TRAIN, BORDER = 6, 255

@@ -200,8 +200,7 @@ def test_the_training_loss_in_single_precision(release, case, normalisation):
         *(text.float() for text in texts_of(release, case)),
         size=size,
         weights=release.weights,
-        cbs_form="class_related" if release.threshold is None else "thresholded",
-        cbs_threshold=0.26,
+        cbs_threshold=release.threshold,
         forms=release.forms,
         align_corners=True,
         normalisation=normalisation,
@@ -260,7 +259,7 @@ def test_micro_batches_add_up_to_the_whole_batch(release, accumulate, size):
         prompts.stack_ragged(rows),
         size=8,
         weights=release.weights,
-        cbs_form="class_related" if release.threshold is None else "thresholded",
+        cbs_threshold=release.threshold,
         forms=release.forms,
     )
     batch = images, labels, None

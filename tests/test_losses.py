@@ -11,7 +11,7 @@ from clims_lib.config import load_profile
 from clims_lib.losses import area_loss, btm_loss, cbs_loss, clims_loss, cut_out, otm_loss
 from clims_lib.losses import similarities as measure
 from clims_lib.stages import methods
-from clims_lib.stages.networks import loss_weights
+from clims_lib.stages.criterion import loss_weights
 
 LABELS = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
 S = torch.tensor([[0.5, 0.9], [0.25, 0.8]])

@@ -48,7 +48,7 @@ def fake(seen):
 
 
 def test_a_killed_run_goes_on_with_what_it_lacks(small_voc, monkeypatch):
-    profile, seen = profile_of(small_voc, "inference.batch=3"), []
+    profile, seen = profile_of(small_voc, "inference.batch=3", "inference.seen=canvas"), []
     images, write = read_split(profile, "train")[0], maps.write_cam
     monkeypatch.setattr(maps, "network_maps", lambda *_: fake(seen))
 
@@ -77,7 +77,8 @@ def test_groups_are_the_split_in_order(small_voc):
     folder = make_cams(profile, "cam", "train")
     parts = list(groups(profile, folder, "train"))
     assert [i for part in parts for i in part.some] == list(range(8))
-    whole = compute_cams(profile, "cam", read_split(profile, "train")[0])
+    images = read_split(profile, "train")[0]
+    whole = compute_cams(profile, "cam", images, read_sizes(profile, "train"))
     for part in parts:
         assert all(list(part.images.shape[2:]) == sizes[i] for i in part.some)
         for row, i in enumerate(part.some):

@@ -22,7 +22,7 @@ from clims_lib.explore.cases import Case, Cases
 from clims_lib.explore.html import bar_table, in_columns, shaded_table
 from clims_lib.explore.panel import Panel, View, pickers, slider
 from clims_lib.stages.clip import clip_texts, finetune_clip
-from clims_lib.stages.networks import loss_weights
+from clims_lib.stages.criterion import loss_form, loss_weights
 
 ASKED = {"otm": "is it in?", "btm": "is some left?", "cbs": "is ground in?", "reg": "how large?"}
 Measure = Callable[[Case, Tensor], dict]
@@ -82,8 +82,7 @@ def open_judge(profile: Profile) -> tuple[Measure, CLIP]:
     """
     model = clip_model.load_clip(finetune_clip(profile) / "clip.pt", device_of(profile))
     texts, encode = clip_texts(profile, model), clip_model.image_encoder(model)
-    form, weights = profile.losses, loss_weights(profile)
-    threshold = form.cbs_threshold if form.cbs_form == "thresholded" else None
+    weights, form = loss_weights(profile), loss_form(profile)
     every_class = torch.eye(len(profile.data.classes), device=device_of(profile))
 
     @torch.no_grad()
@@ -92,9 +91,7 @@ def open_judge(profile: Profile) -> tuple[Measure, CLIP]:
         labels = every_class[k : k + 1]
         cams = small * labels[:, :, None, None]
         seen = losses.similarities(encode, image, cams, labels, *texts)
-        total, terms = losses.clims_loss(
-            *seen, cams, labels, weights=weights, cbs_threshold=threshold
-        )
+        total, terms = losses.clims_loss(*seen, cams, labels, weights=weights, **form)
         behind = seen[2][0, k]
         return {
             "terms": {n: weights.get(n, 0.0) * v.item() for n, v in terms.items()},

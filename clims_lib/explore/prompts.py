@@ -103,7 +103,7 @@ def prompt_figure(profile: Profile) -> Figure:
     """Similarities of one val picture's regions with the profile's texts, and both forms of CBS."""
     cases, see, read = open_lab(profile)
     nouns, texts = parse_texts(
-        cases.first, ", ".join(grounds_of(profile, cases.first)), prompts.TEMPLATE
+        cases.first, ", ".join(grounds_of(profile, cases.first)), profile.prompts.template
     )
     _, regions, features = see(cases.numbers(cases.first)[0], cases.first)
     table = ask(features, read(texts), profile.losses.cbs_threshold)
@@ -144,7 +144,9 @@ def prompt_lab(profile: Profile) -> Panel:
             tooltip="with commas between them",
         ),
         "template": widgets.Text(
-            prompts.TEMPLATE, description="template", tooltip="the sentence around every text"
+            profile.prompts.template,
+            description="template",
+            tooltip="the sentence around every text",
         ),
     }
 

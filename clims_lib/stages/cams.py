@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clims_lib.config import Profile
-from clims_lib.stages.maps import enlarge, from_network, network_cams, network_maps
+from clims_lib.stages.maps import enlarge, from_network, network_cams, network_maps, one_by_one
 from clims_lib.stages.methods import row_of
 from clims_lib.stages.networks import train_cam
 from clims_lib.stages.walk import from_walk, load_walk, train_affinity, walk_cams
@@ -35,12 +35,20 @@ def made_from(profile: Profile, method: str, split: str) -> dict:
     return (from_walk if row.walk else from_network)(profile, row.method, split)
 
 
-def compute_cams(profile: Profile, method: str, images: Tensor) -> Tensor:
-    """Maps (N, K, S, S) of a few pictures uint8 (N, 3, S, S), before normalisation."""
+def compute_cams(
+    profile: Profile, method: str, images: Tensor, sizes: Tensor | None = None
+) -> Tensor:
+    """Maps (N, K, S, S) of a few pictures uint8 (N, 3, S, S), before normalisation.
+
+    sizes (N, 2): their own, of which inference.seen = "picture" makes use.
+    """
     row, parts = row_of(method), images.split(profile.inference.batch)
-    maps_of = network_maps(profile, row.method)
-    maps = [maps_of(part) for part in parts]
+    maps_of, stride = network_maps(profile, row.method), profile.inference.stride
+    if profile.inference.seen == "picture" and sizes is not None:
+        maps = [*one_by_one(maps_of, images, sizes, stride).split(len(parts[0]))]
+    else:
+        maps = [maps_of(part) for part in parts]
     if row.walk:
         walk = load_walk(profile, row.method)
         maps = [walk(part, m) for part, m in zip(parts, maps, strict=True)]
-    return enlarge(torch.cat(maps), profile.inference.stride)
+    return enlarge(torch.cat(maps), stride)

@@ -19,7 +19,7 @@ from clims_lib.clip_model import CLIP
 from clims_lib.config import ROOT, Profile
 from clims_lib.data.download import SOURCES
 from clims_lib.data.pictures import digest_of
-from clims_lib.data.splits import read_split, split_folder
+from clims_lib.data.splits import read_sizes, read_split, split_folder
 from clims_lib.devices import device_of
 from clims_lib.miniworld import world
 from clims_lib.miniworld.captions import cut_views
@@ -171,8 +171,13 @@ def runnable(profile: Profile, methods: Iterable[str]) -> list[str]:
 
 
 def finetune_clip(profile: Profile) -> Path:
-    """Finetune CLIP on the class texts from image-level labels; returns the folder of clip.pt."""
+    """Finetune CLIP on the class texts from image-level labels; returns the folder of clip.pt.
+
+    With the loss "none", as in the improved release, it is CLIP as it was.
+    """
     settings, source = profile.finetune, make_clip(profile)
+    if settings.loss == "none":
+        return source
 
     def make(folder: Path) -> None:
         device = device_of(profile)
@@ -202,16 +207,26 @@ def finetune_clip(profile: Profile) -> Path:
     }
     of_loss = {
         "hinge": ["finetune.margin", "finetune.replay", "data.captions", "clip.cutouts"],
-        "contrastive": ["finetune.correct_shared", "finetune.weight_decay"],
+        "contrastive": [
+            *(f"finetune.{name}" for name in ("texts", "directions", "correct_shared", "crop")),
+            "finetune.weight_decay",
+            *(["augment.resize", "augment.resize_of"] if settings.crop else []),
+        ],
     }
     read = [f"finetune.{name}" for name in ("loss", "batch", "steps", "lr")]
-    read += ["seed", "data.classes", "compute.full_precision", *of_loss[settings.loss]]
+    read += ["seed", "data.classes", "prompts", "compute.full_precision", *of_loss[settings.loss]]
     return make_once(profile, "weights", "clip_finetuned", make, settings=read, inputs=inputs)
+
+
+def texts_of(profile: Profile) -> list[str]:
+    """One text a class: the profile's words in its template."""
+    words = prompts.class_words(profile.data.classes, profile.prompts.words)
+    return prompts.class_texts(words, profile.prompts.template)
 
 
 def _hinge(profile: Profile, model: CLIP) -> Finetuning:
     """The careful finetuning: loss, batches, optimiser of the text tower, no schedule."""
-    settings, texts = profile.finetune, prompts.class_texts(profile.data.classes)
+    settings, texts = profile.finetune, texts_of(profile)
     pictures, labels, _ = read_split(profile, "train")
     replay = CaptionBatches(profile, settings.replay, salt=1)
     seen = finetune.encode_pictures(model, pictures, not profile.compute.full_precision)
@@ -225,9 +240,27 @@ def _hinge(profile: Profile, model: CLIP) -> Finetuning:
 
 def _label_contrast(profile: Profile, model: CLIP) -> Finetuning:
     """The published finetuning: loss, batches, optimiser of both towers, cosine."""
-    settings, texts = profile.finetune, prompts.class_texts(profile.data.classes)
-    pictures, labels, _ = read_split(profile, "train")
-    batches = finetune.label_batches(pictures, labels, texts, settings.batch, profile.seed)
+    settings = profile.finetune
+    words = prompts.class_words(profile.data.classes, profile.prompts.words)
+
+    crops = None
+    if settings.crop:
+        how = profile.augment
+        sizes = read_sizes(profile, "train")
+        crops = finetune.Crops(sizes, settings.crop, how.resize, how.resize_of)
+
+    def sentence(present: Tensor) -> str:
+        names = [words[k] for k in present.nonzero()[:, 0].tolist()]
+        return prompts.label_sentence(names, profile.prompts.template)
+
+    batches = finetune.label_batches(
+        *read_split(profile, "train")[:2],
+        texts_of(profile),
+        settings.batch,
+        profile.seed,
+        sentence=sentence if settings.texts == "all_labels" else None,
+        crops=crops,
+    )
     optimiser = torch.optim.SGD(
         model.requires_grad_(True).parameters(),
         lr=settings.lr,
@@ -235,19 +268,16 @@ def _label_contrast(profile: Profile, model: CLIP) -> Finetuning:
         weight_decay=settings.weight_decay,
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
-    return finetune.label_training_loss(settings.correct_shared), batches, optimiser, schedule
+    loss = finetune.label_training_loss(settings.correct_shared, settings.directions)
+    return loss, batches, optimiser, schedule
 
 
 def clip_texts(profile: Profile, model: CLIP) -> tuple[Tensor, Tensor]:
     """Class texts (K, D) and background texts (K, L, D), encoded once; NaN fills short lists up."""
-    classes = profile.data.classes
-    table = prompts.parse_background(profile.losses.background)
+    classes, form = profile.data.classes, profile.losses
+    table = prompts.parse_background(form.background)
+    texts = prompts.background_texts(classes, table, profile.prompts.template, form.every_class)
     with torch.no_grad():
-        rows = [
-            clip_model.encode_texts(model, texts)
-            for texts in prompts.background_texts(classes, table)
-        ]
-        return (
-            clip_model.encode_texts(model, prompts.class_texts(classes)),
-            prompts.stack_ragged(rows),
-        )
+        said = clip_model.encode_texts(model, texts_of(profile))
+        rows = [clip_model.encode_texts(model, some) if some else said[:0] for some in texts]
+        return said, prompts.stack_ragged(rows)

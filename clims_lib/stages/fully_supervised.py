@@ -23,7 +23,14 @@ from clims_lib.objectives import mask_loss
 from clims_lib.stage import make_once, resuming
 from clims_lib.stages.masks import make_pseudo_masks, read_folder
 from clims_lib.stages.methods import pseudo_row, row_of
-from clims_lib.stages.networks import NETWORK, TRAINING, load_network, new_network, train_cam
+from clims_lib.stages.networks import (
+    NETWORK,
+    TRAINING,
+    crops_of,
+    load_network,
+    new_network,
+    train_cam,
+)
 from clims_lib.training import epoch_means, head_and_body, new_optimiser, new_schedule, train
 
 FIELDS = ("width", "rates", "epochs", "batch", "lr", "head_lr_factor", "weight_decay")
@@ -57,8 +64,7 @@ def train_deeplab(profile: Profile) -> Path:
             settings.batch,
             profile.seed,
             read_sizes(profile, "train"),
-            profile.augment.crop,
-            profile.augment.resize,
+            **crops_of(profile),
         )
         per_epoch = batches.steps_per_epoch
         steps, kind = settings.epochs * per_epoch, profile.compute.optimiser
@@ -83,7 +89,7 @@ def train_deeplab(profile: Profile) -> Path:
         save_tensors(folder / "weights.safetensors", model.state_dict())
 
     name = f"deeplab_{row_of(profile.pseudo.method).method}"
-    read = [f"deeplab.{field}" for field in FIELDS]
+    read = [f"deeplab.{field}" for field in FIELDS] + ["compute.optimiser", "cam.normalisation"]
     inputs = {
         "start": train_cam(profile, "cam"),
         "images": split_folder(profile, "train"),

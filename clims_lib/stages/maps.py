@@ -26,7 +26,7 @@ from clims_lib.config import Profile
 from clims_lib.data.splits import open_split, read_images, read_labels, read_sizes, split_folder
 from clims_lib.devices import device_of, explains_out_of_memory
 from clims_lib.stage import make_once
-from clims_lib.stages.methods import METHODS
+from clims_lib.stages.methods import METHODS, activation_of
 from clims_lib.stages.networks import load_network, train_cam
 
 GROUP_PIXELS = 2**17  # of small pictures that go through the CRF together
@@ -34,16 +34,24 @@ Maps = Callable[[Tensor], Tensor]  # pictures -> maps
 
 
 def network_maps(profile: Profile, method: str) -> Maps:
-    """Load a network: pictures uint8 (B, 3, S, S) -> maps float32 (B, K, S/stride, S/stride)."""
+    """Load a network: pictures uint8 (B, 3, H, W) -> maps float32 (B, K, H/stride, W/stride)."""
     model, device = fold_batch_norms(load_network(profile, method)), device_of(profile)
-    how, activation = profile.inference, METHODS[method].maps
+    how, activation = profile.inference, activation_of(profile, method)
 
     def maps_of(images: Tensor) -> Tensor:
         x = (images.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
         advice = explains_out_of_memory(device, "lower inference.batch")
         with advice, clip_model.autocast(device, not profile.compute.full_precision):
             maps = multi_scale_cam(
-                model, x, scales=how.scales, flip=how.flip, activation=activation, stride=how.stride
+                model,
+                x,
+                scales=how.scales,
+                flip=how.flip,
+                activation=activation,
+                stride=how.stride,
+                rescale=how.rescale,
+                reduction=how.reduction,
+                grid=how.grid,
             )
         return maps.float().cpu()
 
@@ -55,10 +63,14 @@ def network_cams(profile: Profile, method: str, split: str, count: int | None = 
     names = open_split(profile, split).names[:count]
 
     def make(folder: Path) -> None:
-        images = read_images(profile, split)
+        images, sizes = read_images(profile, split), read_sizes(profile, split)
 
         def load() -> Callable[[list[int]], Tensor]:
             maps_of = network_maps(profile, method)
+            if profile.inference.seen == "picture":
+                return lambda some: one_by_one(
+                    maps_of, images[some], sizes[some], profile.inference.stride
+                )
             return lambda some: maps_of(images[some])
 
         write_cams(profile, folder, split, names, load)
@@ -68,13 +80,27 @@ def network_cams(profile: Profile, method: str, split: str, count: int | None = 
     return make_once(profile, "cams", f"{method}_{split}", make, **made)
 
 
+def one_by_one(maps_of: Maps, images: Tensor, sizes: Tensor, stride: int) -> Tensor:
+    """Maps (B, K, S / stride, S / stride) of pictures uint8 (B, 3, S, S) on their canvas.
+
+    Each goes through the network by itself, at its own size (B, 2); beyond it its edge goes on.
+    """
+    side, found = -(-images.shape[-1] // stride), []
+    for image, (height, width) in zip(images, sizes.tolist(), strict=True):
+        maps = maps_of(image[None, :, :height, :width])
+        beyond = (0, side - maps.shape[-1], 0, side - maps.shape[-2])
+        found.append(F.pad(maps, beyond, mode="replicate"))
+    return torch.cat(found)
+
+
 def from_network(profile: Profile, method: str, split: str) -> dict:
     """What a network's maps are made from, for `make_once`: of stages that use some of these maps,
     too, since how many others lie beside them changes nothing."""
+    activation = METHODS[method].maps
     return {
         "settings": [
-            "inference.scales",
-            "inference.flip",
+            *([activation] if "." in activation else []),
+            *(f"inference.{n}" for n in ("scales", "flip", "seen", "rescale", "reduction", "grid")),
             "inference.stride",
             "compute.full_precision",
         ],
@@ -82,7 +108,7 @@ def from_network(profile: Profile, method: str, split: str) -> dict:
             "network": train_cam(profile, method),
             "images": split_folder(profile, split),
             "labels": split_folder(profile, split, "labels"),
-            "activation": METHODS[method].maps,
+            "activation": activation,
         },
         "code": [network_cams],
     }

@@ -22,7 +22,7 @@ from clims_lib.metrics import IGNORE
 from clims_lib.stage import make_once
 from clims_lib.stages.cams import made_from, make_cams
 from clims_lib.stages.maps import REFINING, groups, looked_at, refine
-from clims_lib.stages.methods import METHODS, row_of
+from clims_lib.stages.methods import activation_of, row_of
 
 
 def threshold_scores(profile: Profile, name: str) -> dict[str, list[float]]:
@@ -34,7 +34,7 @@ def threshold_scores(profile: Profile, name: str) -> dict[str, list[float]]:
     row = row_of(name)
     section = "crf" if row.crf else "inference"
     settings, labels = getattr(profile, section), len(profile.data.classes) + 1
-    hows = ("max",) if METHODS[row.method].maps == "relu" else ("max", "none")
+    hows = ("max",) if activation_of(profile, row.method) == "relu" else ("max", "none")
 
     def make(folder: Path) -> None:
         cams = make_cams(profile, row.maps, "train", looked_at(profile))

@@ -9,19 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clims_lib import clip_model, metrics, oracle, prompts
+from clims_lib import clip_model, metrics, oracle
 from clims_lib.artifacts import read_json, read_manifest, rounded, write_json
 from clims_lib.config import Profile
 from clims_lib.data.splits import contents, make_data, open_split, read_split, split_folder
 from clims_lib.data.voc import VOCFolder, ground_names
 from clims_lib.devices import device_of
 from clims_lib.metrics import IGNORE
+from clims_lib.objectives import NORMALISATIONS
 from clims_lib.stage import make_once
 from clims_lib.stages.cams import train_maps
-from clims_lib.stages.clip import clip_texts
+from clims_lib.stages.clip import clip_texts, texts_of
+from clims_lib.stages.criterion import loss_form, loss_weights
 from clims_lib.stages.masks import choose_threshold, make_pseudo_masks, read_folder
 from clims_lib.stages.methods import row_of, trainers
-from clims_lib.stages.networks import loss_weights
 from clims_lib.stages.segmentations import make_segmentations, train_network
 
 LEAKS = {"railroad->train": ("railroad", "train"), "water->boat": ("water", "boat")}
@@ -123,7 +124,7 @@ def measure_masks(profile: Profile, name: str, masks: dict[str, Path]) -> list[d
 
 @torch.no_grad()
 def zero_shot(profile: Profile, clip_folder: Path, name: str, split: str = "") -> dict:
-    """Per-class accuracy of "a photo of {class}" on the pictures that hold one class only.
+    """Per-class accuracy of the class texts on the pictures that hold one class only.
 
     split: by default the one with the headline numbers.
     """
@@ -133,7 +134,7 @@ def zero_shot(profile: Profile, clip_folder: Path, name: str, split: str = "") -
     images, labels, _ = read_split(profile, split)
     alone = labels.sum(1) == 1
     encode = clip_model.image_encoder(model)
-    texts = clip_model.encode_texts(model, prompts.class_texts(profile.data.classes))
+    texts = clip_model.encode_texts(model, texts_of(profile))
     guess = torch.cat(
         [
             (encode(clip_model.normalise_for_clip(part.to(device).float() / 255)) @ texts.T)
@@ -156,7 +157,7 @@ def oracle_check(profile: Profile, clip_folder: Path, pictures: int = 80) -> lis
     model = clip_model.load_clip(clip_folder / "clip.pt", device)
     class_text, background_text = clip_texts(profile, model)
     images, labels, masks = read_split(profile, "val", masks=True)
-    form, rows = profile.losses, []
+    units, rows = NORMALISATIONS[profile.losses.normalisation], []
     for k, name in enumerate(profile.data.classes):
         some = labels[:, k].nonzero()[:pictures, 0]
         if not len(some):
@@ -164,7 +165,7 @@ def oracle_check(profile: Profile, clip_folder: Path, pictures: int = 80) -> lis
         thing = (masks[some] == k + 1).float()
         losses = oracle.losses_at_masks(
             clip_model.image_encoder(model),
-            clip_model.normalise_for_clip(images[some].to(device).float() / 255),
+            clip_model.normalise_for_clip(images[some].to(device).float() / 255, *units),
             thing.to(device),
             home_of(profile, "val", some, thing).to(device),
             k,
@@ -172,7 +173,7 @@ def oracle_check(profile: Profile, clip_folder: Path, pictures: int = 80) -> lis
             background_text,
             weights=loss_weights(profile),
             stride=profile.cam.stride,
-            cbs_threshold=form.cbs_threshold if form.cbs_form == "thresholded" else None,
+            **loss_form(profile),
         )
         rows += [{"class": name, "mask": m, "seed": profile.seed} | v for m, v in losses.items()]
     return rows

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from clims_lib import objectives
 from clims_lib.config import Profile, did_you_mean
 from clims_lib.losses import TERMS
+from clims_lib.stage import value_of
 
 WALK, CRF = "_walk", "_crf"
 
@@ -25,16 +26,16 @@ class Method:
 
     loss: a factory of objectives.py; arguments: {its keyword: the setting that it gets}. section:
     the profile's with epochs, batch and rates. start: the method whose weights it starts from, ""
-    for fresh ones. maps: what makes scores a map. needs: "clip" (the loss is also given CLIP, its
-    texts and the terms' weights), "masks". without: the term that an ablation leaves out. epochs:
-    their setting.
+    for fresh ones. maps: what makes scores a map, "relu", "sigmoid", or the setting that says it.
+    needs: "clip" (the loss is also given CLIP, its texts, the terms' forms and weights), "masks".
+    without: the term that an ablation leaves out. epochs: their setting.
     """
 
     loss: Callable[..., objectives.Loss]
     section: str
     arguments: Mapping[str, str] = field(default_factory=dict)
     start: str = ""
-    maps: Literal["relu", "sigmoid"] = "relu"
+    maps: str = "relu"
     needs: tuple[str, ...] = ()
     without: str = ""
     epochs: str = ""
@@ -43,9 +44,9 @@ class Method:
 CLIMS = Method(
     objectives.clims_training_loss,
     "clims",
-    {"cbs_form": "losses.cbs_form", "cbs_threshold": "losses.cbs_threshold"},
+    {"align_corners": "losses.align_corners", "normalisation": "losses.normalisation"},
     start="cam",
-    maps="sigmoid",
+    maps="clims.maps",
     needs=("clip",),
 )
 METHODS: dict[str, Method] = {
@@ -54,7 +55,12 @@ METHODS: dict[str, Method] = {
     "puzzle_cam": Method(
         objectives.puzzle_loss,
         "puzzle",
-        {"tiles": "puzzle.tiles", "alpha": "puzzle.alpha", "ramp": "puzzle.alpha_ramp"},
+        {
+            "tiles": "puzzle.tiles",
+            "alpha": "puzzle.alpha",
+            "ramp": "puzzle.alpha_ramp",
+            "rectified": "puzzle.rectified",
+        },
     ),
     "full_masks": Method(objectives.full_mask_loss, "cam", maps="sigmoid", needs=("masks",)),
     "cam_area": Method(
@@ -62,7 +68,7 @@ METHODS: dict[str, Method] = {
         "clims",
         {"area_weight": "cam.area_weight"},
         start="cam",
-        maps="sigmoid",
+        maps="clims.maps",
     ),
     "clims": CLIMS,
     **{f"clims_no_{term}": replace(CLIMS, without=term) for term in TERMS},
@@ -112,6 +118,12 @@ def row_of(name: str) -> Row:
     if method not in METHODS:
         raise ValueError(f"no method {method!r}{did_you_mean(method, METHODS)}")
     return Row(method, maps != method, name != maps)
+
+
+def activation_of(profile: Profile, method: str) -> Literal["relu", "sigmoid"]:
+    """What makes a method's scores a map."""
+    maps = METHODS[method].maps
+    return value_of(profile, maps) if "." in maps else maps  # type: ignore[return-value]
 
 
 def pseudo_row(profile: Profile) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from clims_lib import clip_model, training
+from clims_lib import training
 from clims_lib.artifacts import load_tensors, save_tensors, write_json
 from clims_lib.backbones import EfficientNetLite
 from clims_lib.batches import MemoryBatches
@@ -18,10 +18,11 @@ from clims_lib.data.download import SOURCES
 from clims_lib.data.pictures import digest_of
 from clims_lib.data.splits import read_sizes, read_split, split_folder
 from clims_lib.devices import ALONE, Team, device_of
-from clims_lib.losses import TERMS, check_weights
-from clims_lib.objectives import Loss
+from clims_lib.objectives import NORMALISATIONS
+from clims_lib.settings import Cam, Clims, Puzzle
 from clims_lib.stage import make_once, resuming, value_of
-from clims_lib.stages.clip import clip_texts, finetune_clip
+from clims_lib.stages.clip import finetune_clip
+from clims_lib.stages.criterion import from_clip, new_loss, what_clims_reads
 from clims_lib.stages.methods import METHODS, row_of
 
 # What `new_network` reads, and what every training of a network on pictures does.
@@ -33,51 +34,32 @@ NETWORK = (
     "cam.layers",
     "cam.thin",
     "cam.stride",
+    "cam.dilated",
     "compute.frozen_stages",
 )
 TRAINING = (
     "seed",
-    "augment",
+    "augment.crop",
+    "augment.resize",
+    "augment.resize_of",
     "compute.accumulate",
     "compute.frozen_norm",
     "compute.full_precision",
-    "compute.optimiser",
 )
 
 
-def loss_weights(profile: Profile, method: str = "clims") -> dict[str, float]:
-    """{term: weight} of CLIMS or of one of its ablations, in the order of the losses.
-
-    Raises ValueError where the profile gives a weight to a term that does not exist.
-    """
-    given, without = profile.losses.weights, METHODS[method].without
-    check_weights(given)
-    return {name: 0.0 if name == without else given[name] for name in TERMS if name in given}
+def crops_of(profile: Profile, crop: int = 0) -> dict[str, Any]:
+    """The crops of a training: `crop` pixels, or those of [augment]."""
+    how = profile.augment
+    return {"crop": crop or how.crop, "resize": how.resize, "resize_of": how.resize_of}
 
 
-def new_loss(profile: Profile, method: str) -> Loss:
-    """What a method minimises, made from its entry in the registry."""
-    entry = METHODS[method]
-    given = {name: value_of(profile, setting) for name, setting in entry.arguments.items()}
-    return entry.loss(**given | (from_clip(profile, method) if "clip" in entry.needs else {}))
-
-
-def from_clip(profile: Profile, method: str) -> dict[str, Any]:
-    """What a loss that asks CLIP is given besides: CLIP, its texts, the weights of the terms."""
-    model = clip_model.load_clip(finetune_clip(profile) / "clip.pt", device_of(profile))
-    class_text, background_text = clip_texts(profile, model)
-    return {
-        "encode": clip_model.image_encoder(model),
-        "class_text": class_text,
-        "background_text": background_text,
-        "size": model.visual.input_resolution,
-        "weights": loss_weights(profile, method),
-    }
-
-
-def new_network(profile: Profile) -> CAMNet:
-    """The profile's CAM network with fresh weights from its seed."""
-    cam = profile.cam
+def new_network(profile: Profile, method: str = "cam") -> CAMNet:
+    """A method's CAM network with fresh weights from the profile's seed."""
+    cam, section = profile.cam, METHODS[method].section
+    own: Cam | Puzzle | Clims = getattr(profile, section)
+    units = profile.puzzle if section == "puzzle" else cam
+    mean, std = NORMALISATIONS[units.normalisation]
     with torch.random.fork_rng():
         torch.manual_seed(profile.seed)
         net = CAMNet(
@@ -86,6 +68,12 @@ def new_network(profile: Profile) -> CAMNet:
             thin=cam.thin,
             stride=cam.stride,
             backbone=cam.backbone,
+            dilated=cam.dilated,
+            head=head_of(profile, method),
+            head_init=own.head_init if fresh_head(profile, method) else cam.head_init,
+            norms=own.norms,
+            mean=mean,
+            std=std,
         )
     if cam.weights == "imagenet":
         load_imagenet(net.backbone, profile.weights)
@@ -114,11 +102,32 @@ def load_imagenet(backbone: torch.nn.Module, weights: Path) -> None:
     backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
 
 
+def head_of(profile: Profile, method: str) -> str:
+    """What turns a method's features into scores: "linear" or "bottleneck"."""
+    return profile.clims.head if METHODS[method].section == "clims" else "linear"
+
+
+def fresh_head(profile: Profile, method: str) -> bool:
+    """Whether a method begins with a head of its own, not with that of the one it starts from."""
+    start = METHODS[method].start
+    return not start or head_of(profile, method) != head_of(profile, start)
+
+
 def load_network(profile: Profile, method: str) -> CAMNet:
     """A trained network in eval mode, trained now when it is not there yet."""
-    model = new_network(profile)
+    model = new_network(profile, method)
     model.load_state_dict(load_tensors(train_cam(profile, method) / "weights.safetensors"))
     return model.to(device_of(profile)).to(memory_format=torch.channels_last).eval()
+
+
+def first_network(profile: Profile, method: str) -> CAMNet:
+    """The network that a method's training begins with: fresh, or as another method left it."""
+    model, start = new_network(profile, method), METHODS[method].start
+    if start:
+        trained = load_network(profile, start)
+        part = "backbone" if fresh_head(profile, method) else ""
+        model.get_submodule(part).load_state_dict(trained.get_submodule(part).state_dict())
+    return model.to(device_of(profile)).to(memory_format=torch.channels_last)
 
 
 def first_weights(profile: Profile) -> str:
@@ -138,8 +147,16 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
     entry = METHODS[row_of(method).method]
     section, masks = getattr(profile, entry.section), "masks" in entry.needs
     epochs = entry.epochs or f"{entry.section}.epochs"
-    read = [epochs, *(f"{entry.section}.{name}" for name in ("batch", "lr", "head_lr_factor"))]
-    read += [f"{entry.section}.weight_decay", *entry.arguments.values()]
+    of_section = ("batch", "lr", "head_lr_factor", "weight_decay", "norms", "crop")
+    read = [epochs, *(f"{entry.section}.{name}" for name in of_section)]
+    alone = entry.section == "puzzle"  # another paper's recipe
+    kind = "puzzle.optimiser" if alone else "compute.optimiser"
+    read += [kind, f"{'puzzle' if alone else 'cam'}.normalisation"]
+    read += ["augment.drop_last", *entry.arguments.values()]
+    if fresh_head(profile, method):
+        read += [f"{entry.section}.head_init"]
+    if entry.section == "clims":
+        read += ["clims.head"]
     inputs: dict[str, str | Path] = {
         "images": split_folder(profile, "train"),
         "labels": split_folder(profile, "train", "labels"),
@@ -154,28 +171,33 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
     code: list[Callable] = [entry.loss]
     if "clip" in entry.needs:
         inputs["clip"] = finetune_clip(profile)
-        read += ["losses.background"]
-        read += [f"losses.weights.{t}" for t in profile.losses.weights if t != entry.without]
+        read += what_clims_reads(profile, method)
         code += [from_clip]
     if hasattr(section, "clip_norm"):
         read += [f"{entry.section}.clip_norm"]
 
     def make(folder: Path) -> None:
-        device = device_of(profile)
-        model = load_network(profile, entry.start) if entry.start else new_network(profile)
-        model = model.to(device).to(memory_format=torch.channels_last)
+        device, model = device_of(profile), first_network(profile, method)
         batches = MemoryBatches(
             *read_split(profile, "train", masks),
             section.batch,
             profile.seed,
             read_sizes(profile, "train"),
-            profile.augment.crop,
-            profile.augment.resize,
+            **crops_of(profile, section.crop),
+            drop_last=profile.augment.drop_last,
         )
         per_epoch = batches.steps_per_epoch
-        steps, kind = value_of(profile, epochs) * per_epoch, profile.compute.optimiser
-        groups = training.head_and_body(model, section.lr, section.head_lr_factor)
-        optimiser = training.new_optimiser(kind, groups, section.lr, section.weight_decay)
+        steps = value_of(profile, epochs) * per_epoch
+        optimiser, schedule = training.cam_optimiser(
+            value_of(profile, kind),
+            model,
+            section.lr,
+            section.head_lr_factor,
+            section.weight_decay,
+            steps=steps,
+            steps_per_epoch=per_epoch,
+            decay=training.whole_batches(batches.pictures, section.batch, steps // per_epoch),
+        )
         advice = (
             f"raise compute.accumulate (now {profile.compute.accumulate}), or lower "
             f"{entry.section}.batch (now {section.batch}) or augment.crop"
@@ -186,7 +208,7 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
                 new_loss(profile, method),
                 batches,
                 optimiser=optimiser,
-                schedule=training.new_schedule(kind, optimiser, steps, per_epoch),
+                schedule=schedule,
                 steps_per_epoch=per_epoch,
                 clip_norm=getattr(section, "clip_norm", 0.0),
                 accumulate=profile.compute.accumulate,

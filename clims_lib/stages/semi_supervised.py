@@ -7,7 +7,6 @@ only. At test time no labels are given.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
 
@@ -26,7 +25,14 @@ from clims_lib.devices import device_of, explains_out_of_memory
 from clims_lib.stage import make_once, resuming
 from clims_lib.stages.masks import make_pseudo_masks, read_folder
 from clims_lib.stages.methods import pseudo_row, trainer_of
-from clims_lib.stages.networks import NETWORK, TRAINING, load_network, new_network, train_cam
+from clims_lib.stages.networks import (
+    NETWORK,
+    TRAINING,
+    crops_of,
+    load_network,
+    new_network,
+    train_cam,
+)
 from clims_lib.training import StepBatch, new_optimiser, new_schedule, train
 
 SUPERVISED = ("steps", "feature_channels", "output_stride", "batch_labelled", "lr", "weight_decay")
@@ -59,7 +65,11 @@ def train_cct(profile: Profile, method: str) -> Path:
     inputs: dict[str, str | Path] = {"start": train_cam(profile, "cam")}
     for kind in ("images", "masks"):
         inputs[f"labelled {kind}"] = split_folder(profile, "train_labelled", kind)
-    read = [f"cct.{name}" for name in SUPERVISED] + ["cct.perturbations"]
+    read = [f"cct.{name}" for name in SUPERVISED] + [
+        "cct.perturbations",
+        "compute.optimiser",
+        "cam.normalisation",
+    ]
     if trainer.consistency or trainer.pseudo:
         inputs["weak images"] = split_folder(profile, "train_weak")
         read += ["cct.batch_weak", "cct.ramp"]
@@ -78,7 +88,7 @@ def train_cct(profile: Profile, method: str) -> Path:
         device = device_of(profile)
         model = model.to(device).to(memory_format=torch.channels_last)
         images, _, masks = read_split(profile, "train_labelled", masks=True)
-        form = {"steps": settings.steps} | asdict(profile.augment)
+        form = {"steps": settings.steps} | crops_of(profile)
         labelled = DrawnBatches(
             images,
             masks,
