@@ -42,7 +42,7 @@ def _clip_source(name: str, megabytes: int) -> Source:
     return Source(url, "sha256", url.split("/")[-2], megabytes)
 
 
-_VOC, _RESNET = DATASET_YEAR_DICT["2012"], ResNet50_Weights.IMAGENET1K_V2.url
+_VOC, _RESNET = DATASET_YEAR_DICT["2012"], ResNet50_Weights.IMAGENET1K_V1.url
 SOURCES = {
     "voc": Source(_VOC["url"], "md5", _VOC["md5"], 1908),
     "sbd": Source(SBDataset.url, "md5", SBDataset.md5, 1352),
