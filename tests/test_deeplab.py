@@ -11,7 +11,8 @@ import torchvision
 from torch import nn
 
 from clims_lib.cam import CAMNet
-from clims_lib.deeplab import DeepLab, DeepLabV2, SummedDilations, all_scales_loss, stepped_decay
+from clims_lib.deeplab import DeepLab, DeepLabV2, SummedDilations, all_scales_loss
+from clims_lib.training import DECAYS, new_optimiser
 
 NETWORK = json.loads((Path(__file__).parent / "golden" / "network.json").read_text())
 FACTS = NETWORK["facts"]["segmentation (root release, DeepLabV2 ResNet-101, ImageNet start)"]
@@ -183,10 +184,16 @@ def test_it_learns():
 
 def test_the_learning_rate_follows_every_tenth_step():
     every, power = FACTS["lr_update_every"], FACTS["poly_power"]
-    factors = [stepped_decay(step, 30_000, every, power) for step in range(25)]
-    by_hand = [1.0] * 10 + [(1 - 10 / 30_000) ** 0.9] * 10 + [(1 - 20 / 30_000) ** 0.9] * 5
+    factors = [DECAYS["momentum_sgd"](step, 30_000, every) for step in range(25)]
+    by_hand = [1.0] * 10 + [(1 - 10 / 30_000) ** power] * 10 + [(1 - 20 / 30_000) ** power] * 5
     assert factors == pytest.approx(by_hand)
-    assert stepped_decay(30_000, 30_000) == 0
+    assert DECAYS["momentum_sgd"](30_000, 30_000, every) == 0
+
+
+def test_the_optimiser_is_plain_momentum():
+    optimiser = new_optimiser("momentum_sgd", small().groups(1e-3, 5e-4), 1e-3, 5e-4)
+    found = {(g["momentum"], g["nesterov"], g["weight_decay"]) for g in optimiser.param_groups}
+    assert found == {(FACTS["momentum"], False, 5e-4), (FACTS["momentum"], False, 0.0)}
 
 
 def test_deeplab_v3_is_what_it_was():
