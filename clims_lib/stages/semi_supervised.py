@@ -218,7 +218,7 @@ def _crops(
 
 def load_cct(profile: Profile, method: str) -> CCT:
     """A trained CCT in eval mode, trained now when it is not there yet."""
-    model = new_cct(profile, perturbs(trainer_of(profile, method)))
+    model = new_cct(profile, perturbed=False)
     model.load_state_dict(load_tensors(train_cct(profile, method) / "weights.safetensors"))
     return model.to(device_of(profile)).to(memory_format=torch.channels_last).eval()
 
