@@ -153,11 +153,15 @@ def note(frame, ran: dict[tuple, set]) -> None:
     ran.setdefault(WORKING[repr(recipe)], set()).add(found)
 
 
-@cache
 def where_is(code) -> tuple[str, str] | None:
     """(module, definition) of a function's code, None for plumbing and for a module's own body."""
-    path = Path(code.co_filename).relative_to(sources.PACKAGE.parent).with_suffix("")
-    module, name = ".".join(path.parts), code.co_qualname.partition(".")[0]
+    return _where_is(code.co_filename, code.co_qualname)  # codes of two files may be equal
+
+
+@cache
+def _where_is(file: str, qualname: str) -> tuple[str, str] | None:
+    path = Path(file).relative_to(sources.PACKAGE.parent).with_suffix("")
+    module, name = ".".join(path.parts), qualname.partition(".")[0]
     if module in sources.PLUMBING or f"{module}.{name}" in sources.PLUMBING or name[0] == "<":
         return None
     return module, name
