@@ -82,6 +82,16 @@ def test_no_stage_reads_another_forms_settings(tmp_path):
     assert measures.measure(watch(profile), "pseudo_only")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["affinitynet", "irnet"])
+def test_no_released_walk_reads_anothers_settings(tmp_path, form):
+    released = [f"walk.form={form}", "walk.radius=3.0", "walk.training_radius=3", "walk.stride=4"]
+    released += ["walk.normalise=joint", "walk.thresholds=[0.2]", "data.subsets=drawn"]
+    profile = load_profile("tiny", [f"outputs={tmp_path}", *released])
+    WATCHED.append(tmp_path)
+    assert measures.measure(watch(profile), "cam_walk_crf")
+
+
 def test_an_undeclared_setting_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "code_of", lambda *_: {})  # this file is none of the library's
     profile = watch(load_profile("tiny", [f"outputs={tmp_path}"]))

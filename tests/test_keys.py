@@ -172,11 +172,17 @@ def other(name, value):
         "pseudo.method": '"cam_walk"' if value != "cam_walk" else '"cam"',
         "finetune.loss": '"contrastive"' if value == "hinge" else None,
         "losses.cbs_form": '"thresholded"' if value == "class_related" else '"class_related"',
+        "walk.form": '"irnet"' if value != "irnet" else '"ours"',
+        "walk.normalise": '"joint"' if value == "max" else '"max"',
+        "walk.thresholds": "[0.5]",
+        "data.subsets": '"drawn"' if value == "first" else '"first"',
         "compute.optimiser": '"sgd"' if value == "adamw" else '"adamw"',
         "cam.backbone": '"efficientnet_lite0"' if value == "resnet" else '"resnet"',
     }
     if name in choices:
         return choices[name]
+    if name in ("walk.radius", "walk.stride", "walk.crop"):  # whole places
+        return repr(value + 1 if name == "walk.radius" else 2 * value)
     if name == "data.evaluated":
         return '["val"]' if len(value) > 1 else '["val", "train"]'
     if isinstance(value, bool):
@@ -260,7 +266,11 @@ def test_what_a_setting_must_and_must_not_change(dry):
     found = {name: changed(b, a) for name, b, a in table_of_settings(dry, "mini")}
     assert not any(found[name] for name in HARMLESS if name in found)
     idle = {name for name, names in found.items() if not names} - HARMLESS
-    assert idle == {"finetune.correct_shared", "finetune.weight_decay"}  # of the other loss
+    losses = {"finetune.correct_shared", "finetune.weight_decay"}  # of the other one
+    walks = {"crop", "resize", "weight_decay", "training_radius", "displacement_lr_factor"}
+    assert idle == losses | {f"walk.{name}" for name in walks}
+    assert {"clims_walk"} <= weights_of(found["walk.form"]) < {
+        "clims_walk", "cct_clims", "deeplab_clims", "pseudo_only"}  # fmt: skip
     assert {n.split("/")[1].partition("_longer")[0] for n in found["cam.longer_epochs"]} == {"cam"}
     weights = {name: weights_of(names) for name, names in found.items()}
     assert weights["cam.area_weight"] == {"cam_area"}
