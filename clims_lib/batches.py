@@ -118,10 +118,7 @@ class MemoryBatches:
         self.sizes = _whole(images) if sizes is None else sizes
         size_of_crop = crop or images.shape[-1]
         self.augment = partial(augment, crop=size_of_crop, resize=resize, resize_of=resize_of)
-        left = len(images) % size
-        drop = drop_last and len(images) > left or len(images) > 1 == left  # batch norms need two
-        self.count = len(images) - left * drop
-        self.steps_per_epoch = math.ceil(self.count / size)
+        self.count, self.steps_per_epoch = epoch_of(len(images), size, drop_last)
 
     def __call__(self, start: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         images, labels, masks = self.data
@@ -140,6 +137,13 @@ class MemoryBatches:
         mirror = torch.rand(self.count, generator=generator) < 0.5
         windows = torch.rand(self.count, 3, generator=generator)
         return zip(*(part.split(self.size) for part in (order, mirror, windows)), strict=True)
+
+
+def epoch_of(pictures: int, size: int, drop_last: bool = False) -> tuple[int, int]:
+    """How many of the pictures an epoch shows, and in how many batches of a size."""
+    left = pictures % size
+    drop = drop_last and pictures > left or pictures > 1 == left  # batch norms need two
+    return pictures - left * drop, math.ceil((pictures - left * drop) / size)
 
 
 class DrawnBatches:
