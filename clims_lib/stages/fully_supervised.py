@@ -65,6 +65,7 @@ def train_deeplab(profile: Profile) -> Path:
             profile.seed,
             read_sizes(profile, "train"),
             **crops_of(profile),
+            device=device,
         )
         per_epoch = batches.steps_per_epoch
         steps, kind = settings.epochs * per_epoch, profile.compute.optimiser

@@ -228,6 +228,7 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
             read_sizes(profile, "train"),
             **crops_of(profile, section.crop),
             drop_last=profile.augment.drop_last,
+            device=device,
         )
         per_epoch = batches.steps_per_epoch
         learning = learning_of(profile, method, model, batches.pictures, per_epoch)

@@ -95,6 +95,7 @@ def train_cct(profile: Profile, method: str) -> Path:
             settings.batch_labelled,
             seed=profile.seed,
             sizes=read_sizes(profile, "train_labelled"),
+            device=device,
             **form,
         )
         weak = None
@@ -105,6 +106,7 @@ def train_cct(profile: Profile, method: str) -> Path:
                 settings.batch_weak,
                 seed=profile.seed + 1,
                 sizes=read_sizes(profile, "train_weak"),
+                device=device,
                 **form,
             )
 
