@@ -88,14 +88,19 @@ def crops(profile: Profile, size: int, masks: bool, crop: int = 0) -> tuple[Tens
     )
 
 
+def some_labels(profile: Profile, size: int) -> Tensor:
+    """Image-level labels (size, K)."""
+    return torch.empty(size, len(profile.data.classes))
+
+
 def cam_step(profile: Profile, method: str) -> Cost:
     """A step of one of METHODS."""
     profile, entry = weightless(profile), METHODS[method]
-    size, count = getattr(profile, entry.section).batch, len(profile.data.classes)
+    size = getattr(profile, entry.section).batch
 
     def batch() -> StepBatch:
         images, masks = crops(profile, size, "masks" in entry.needs)
-        return images, torch.empty(size, count), masks
+        return images, some_labels(profile, size), masks
 
     with dry_run() as counter:
         model = new_network(profile, method)
@@ -172,7 +177,7 @@ def deeplab_step(profile: Profile) -> Cost:
 
     def batch() -> StepBatch:
         images, masks = crops(profile, settings.batch, True)
-        return images, torch.empty(settings.batch, len(profile.data.classes)), masks
+        return images, some_labels(profile, settings.batch), masks
 
     with dry_run() as counter:
         model = new_deeplab(profile)
