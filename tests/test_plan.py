@@ -185,8 +185,7 @@ def test_steps_and_disk_are_the_published_numbers(bare):
     assert [name for name in stages if name in order] == order
     assert stages["cam"].steps == 5 * 662 and stages["clims"].steps == 15 * 662  # 10,582 by 16
     assert stages["clip_finetuned"].steps == 20 * 661
-    pictures = 10_582 + 1_449 + 1_464 + 9_118
-    assert stages["splits"].disk == pictures * 4 * 512 * 512  # 23.7 GB
+    assert stages["splits"].disk == (10_582 + 1_449) * 4 * 512 * 512  # 12.6 GB
     assert stages["clip"].disk == 2 * 151_277_313
     maps = (10_582 + 2_000 + 1_449) * (1.5 * 2 * 94 * 125 + 600)
     assert stages["maps of clims"].disk == maps

@@ -15,7 +15,7 @@ import torch
 from clims_lib.batches import epoch_of
 from clims_lib.config import Profile
 from clims_lib.costs import Cost, counting
-from clims_lib.data.splits import open_split, split_folder
+from clims_lib.data.splits import PARTS, open_split, split_folder
 from clims_lib.results import steps
 from clims_lib.stage import value_of
 from clims_lib.stages.clip import finetune_clip, make_clip
@@ -96,7 +96,8 @@ def _splits(profile: Profile, count: dict[str, int]) -> Planned:
         for kind in kinds
     ]
     canvas = 4 * profile.data.size**2  # colours and mask
-    return Planned("splits", makes, canvas * sum(count[split] for split in splits), needs="data")
+    stored = [split for split in splits if split not in PARTS]  # these are rows of train
+    return Planned("splits", makes, canvas * sum(count[split] for split in stored), needs="data")
 
 
 def _clips(profile: Profile) -> list[Planned]:
