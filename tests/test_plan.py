@@ -25,7 +25,7 @@ from clims_lib.stages.networks import learning_of, new_network, train_cam
 
 FULL = load_profile("voc2012")
 SMALL = ["device=cpu", "cam.thin=4", 'cam.weights=""', "cam.batch=4", "augment.crop=96"]
-SMALL += ["data.size=96", "compute.full_precision=true"]
+SMALL += ["cam.crop=0", "data.size=96", "compute.full_precision=true"]
 
 
 # ---- What is counted
@@ -156,6 +156,14 @@ def test_a_cct_step_at_full_size(monkeypatch):
     scores = 4 * settings.batch_weak * 21 * crop**2 * len(model.auxiliary_decoders)
     assert scores < cost.peak < 24 * GIB
     assert steps.cct_step(FULL, "supervised").peak < cost.peak
+
+
+def test_a_sections_own_crop_counts():
+    """The camera-ready baseline sees 448 pixels, the rest of its network nothing else."""
+    whole, own = (
+        steps.cam_step(load_profile("voc2012", [f"cam.crop={n}"]), "cam").flops for n in (512, 448)
+    )
+    assert own / whole == pytest.approx((448 / 512) ** 2, rel=0.01)
 
 
 def test_micro_batches_need_less_memory():

@@ -24,7 +24,7 @@ from clims_lib.stages.clip import texts_of
 from clims_lib.stages.criterion import new_loss
 from clims_lib.stages.fully_supervised import new_deeplab
 from clims_lib.stages.methods import METHODS, activation_of, trainer_of
-from clims_lib.stages.networks import crops_of, learning_of, new_network
+from clims_lib.stages.networks import crops_of, learning_of, new_network, section_of
 from clims_lib.stages.semi_supervised import new_cct, normalise
 from clims_lib.stages.walk import features, new_affinity, resize
 from clims_lib.training import StepBatch, head_and_body, new_optimiser, train
@@ -96,10 +96,11 @@ def some_labels(profile: Profile, size: int) -> Tensor:
 def cam_step(profile: Profile, method: str) -> Cost:
     """A step of one of METHODS."""
     profile, entry = weightless(profile), METHODS[method]
-    size = getattr(profile, entry.section).batch
+    section = section_of(profile, method)
+    size = section.batch
 
     def batch() -> StepBatch:
-        images, masks = crops(profile, size, "masks" in entry.needs)
+        images, masks = crops(profile, size, "masks" in entry.needs, section.crop)
         return images, some_labels(profile, size), masks
 
     with dry_run() as counter:
