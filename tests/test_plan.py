@@ -244,26 +244,17 @@ def test_all_that_is_missing_is_said_at_once(bare, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 10**12, 10**9))
     rows = budget.budget(bare, GPUS["A100"], costs=False)
     found = [str(reason) for reason in readiness.reasons(bare, rows)]
-    for text, part in zip(
-        found, ("data set", "MATLAB", "CLIP", "ResNet-50", "1.0 GB free"), strict=True
-    ):
-        assert part in text
-    for text, remedy in zip(
-        found,
-        (
-            "download voc2012",
-            "pip install scipy",
-            "pseudo.method=cam_walk",
-            "clims download weights",
-            "outputs=FOLDER",
-        ),
-        strict=True,
-    ):
-        assert remedy in text
-    fetched = readiness.reasons(
-        bare, rows, downloads=True
-    )  # scipy and room are needed all the same
-    assert ["MATLAB" in str(fetched[0]), "to come" in str(fetched[1])] == [True, True]
+    expected = {
+        "data set": "download voc2012",
+        "MATLAB": "pip install scipy",
+        "CLIP": "pseudo.method=cam_walk",
+        "ResNet-50": "clims download weights",
+        "1.0 GB free": "outputs=FOLDER",
+    }
+    for text, (part, remedy) in zip(found, expected.items(), strict=True):
+        assert part in text and remedy in text
+    scipy, room = readiness.reasons(bare, rows, downloads=True)  # needed all the same
+    assert "MATLAB" in str(scipy) and "to come" in str(room)
     monkeypatch.setattr(download, "get_all", lambda _: pytest.fail("nothing may be fetched"))
     assert main(["download", "voc2012", "--data-root", str(bare.data_root)]) == 1
     said = capsys.readouterr().err
