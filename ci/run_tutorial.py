@@ -22,8 +22,12 @@ from tqdm import tqdm
 from clims_lib import let_idle_threads_sleep
 from clims_lib.artifacts import read_json, write_json
 from clims_lib.config import ROOT, Profile, did_you_mean, load_profile
+from clims_lib.costs import gpu_called
 from clims_lib.data.splits import data_digest
+from clims_lib.devices import device_of
 from clims_lib.losses import check_weights
+from clims_lib.results.budget import budget, this_gpu
+from clims_lib.results.readiness import reasons, refuse
 from clims_lib.results.report import render_report
 from clims_lib.results.tables import beyond_spread, gather_results, results_table
 from clims_lib.stages.clip import missing, runnable
@@ -76,6 +80,8 @@ def run(
     with locked(settings.outputs):
         if fresh and not only:
             delete(settings.outputs)
+        downloads = chosen[0] is everything[0] and parameters.get("DOWNLOAD") is True
+        check_ready(settings, downloads, weights=chosen != everything[:1])
         settings.outputs.mkdir(parents=True, exist_ok=True)
         with tqdm(chosen, desc="notebooks", unit="notebook", position=0) as bar:
             for notebook in bar:
@@ -95,6 +101,18 @@ def run(
                 for reason, names in made_anew(settings.outputs, started).items():
                     tqdm.write(f"  {reason}: {', '.join(names)}")
         gather(settings, whole=not only)
+
+
+def check_ready(profile: Profile, downloads: bool, weights: bool) -> None:
+    """Raise TutorialError with all that a run on photographs lacks: hours later it would stop.
+
+    downloads: notebook 00 fetches data and weights; weights: notebooks after it run, too.
+    """
+    if profile.data.source == "voc":
+        on_gpu = device_of(profile).type == "cuda"
+        rows = budget(profile, gpu_called(this_gpu()), costs=on_gpu)
+        if found := reasons(profile, rows, downloads=downloads, weights=weights):
+            raise TutorialError(refuse(profile, found))
 
 
 def check_pseudo_masks(profile: Profile) -> None:

@@ -99,15 +99,20 @@ def read_manifest(folder: Path) -> dict:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that becomes `path` when the block ends, and vanishes if it fails."""
+def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path that becomes `path` when the block ends, and vanishes if it fails.
+
+    durable: also a power cut leaves `path` whole. Off for the thousands of files of a stage, which
+    takes its folder's name only when all of them are on the disk.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())  # else a power cut could leave the new name on empty content
+        if durable:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())  # else a power cut could leave the name on empty content
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -183,6 +188,9 @@ def _partial(folder: Path) -> Path:
 def _make(folder: Path, recipe: dict, make: Callable[[Path], None], about: dict) -> None:
     partial = _partial(folder)
     partial.mkdir(exist_ok=True)
+    for path in partial.rglob("*"):  # names that a power cut left without content
+        if path.is_file() and not path.stat().st_size:
+            path.unlink()
     manifest = {**about, "recipe": recipe, "seconds": _seconds_so_far(partial)}
     before, started = manifest["seconds"], time.time()
     write_json(partial / MANIFEST, manifest | {"started": started})
@@ -195,7 +203,18 @@ def _make(folder: Path, recipe: dict, make: Callable[[Path], None], about: dict)
         leftover.unlink()
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_json(partial / MANIFEST, manifest | {"finished": finished})
+    _bring_to_disk(partial)
     os.replace(partial, folder)
+
+
+def _bring_to_disk(folder: Path) -> None:
+    """All files of a folder, before it takes a name that says that they are whole."""
+    if hasattr(os, "sync"):  # everything at once: thousands of files one by one would take minutes
+        os.sync()
+    else:
+        for path in filter(Path.is_file, folder.rglob("*")):
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
 
 
 def _seconds_so_far(partial: Path) -> float:

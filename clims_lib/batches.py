@@ -6,14 +6,16 @@ The seed and the step alone decide a batch, so a run that goes on sees what it w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count, islice
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clims_lib.devices import place
 from clims_lib.labels import IGNORE
 
 FILL = (124, 116, 104)  # beyond a picture: ImageNet's mean colour, a backbone sees about 0 there
@@ -76,12 +78,12 @@ def augment(
 ) -> tuple[Tensor, Tensor | None]:
     """Random crops, some of them mirrored, of pictures uint8 (B, 3, S, S) and masks or None.
 
-    mirror: booleans (B,); the rest: see `random_crops`. Returns float (B, 3, crop, crop) in [0, 1],
-    channels last in memory, and uint8 (B, crop, crop).
+    mirror: booleans (B,); the rest: see `random_crops`. The work is done where the pictures are.
+    Returns float (B, 3, crop, crop) in [0, 1], channels last in memory, and uint8 (B, crop, crop).
     """
-    scaled = images.float() / 255
+    mirror = mirror.to(images.device)
     form = partial(random_crops, crop=crop, resize=resize, resize_of=resize_of)
-    x, m = form(scaled, masks, sizes, windows)
+    x, m = form(images.float() / 255, masks, sizes, windows)
     x = torch.where(mirror[:, None, None, None], x.flip(-1), x)
     m = None if m is None else torch.where(mirror[:, None, None], m.flip(-1), m)
     return x.contiguous(memory_format=torch.channels_last), m
@@ -91,11 +93,12 @@ class MemoryBatches:
     """Shuffled batches of a split's pictures, epoch by epoch: random crops, mirrored at random.
 
     images uint8 (N, 3, S, S), labels (N, K), masks uint8 (N, S, S) or None; sizes (N, 2), crop and
-    resize: see `random_crops` (None: whole pictures). Calling it with a step gives the batches
-    (images, labels, masks) from that step on, without end; seed and epoch alone decide what they
-    are. `steps_per_epoch` says how many make an epoch. A last batch of one picture is left out, and
-    with drop_last any last batch that is smaller.
-    Raises ValueError when images, labels and masks are not equally many.
+    resize: see `random_crops` (None: whole pictures). device: where they are cut and mirrored;
+    pictures and masks travel there as they are, a quarter of the bytes. Calling it with a step
+    gives the batches (images, labels, masks) from that step on, without end; seed and epoch alone
+    decide what they are. `steps_per_epoch` says how many make an epoch. A last batch of one picture
+    is left out, and with drop_last any last batch that is smaller. Raises ValueError when images,
+    labels and masks are not equally many.
     """
 
     def __init__(
@@ -110,18 +113,16 @@ class MemoryBatches:
         resize: Sequence[float] = (1.0, 1.0),
         resize_of: str = "factor",
         drop_last: bool = False,
+        device: torch.device | str = "cpu",
     ):
         if not len(images) == len(labels) or masks is not None and len(masks) != len(images):
             raise ValueError("images, labels and masks must be equally many")
         self.data, self.size, self.seed = (images, labels, masks), size, seed
         self.pictures = len(images)
         self.sizes = _whole(images) if sizes is None else sizes
-        size_of_crop = crop or images.shape[-1]
-        self.augment = partial(augment, crop=size_of_crop, resize=resize, resize_of=resize_of)
-        left = len(images) % size
-        drop = drop_last and len(images) > left or len(images) > 1 == left  # batch norms need two
-        self.count = len(images) - left * drop
-        self.steps_per_epoch = math.ceil(self.count / size)
+        form = {"crop": crop or images.shape[-1], "resize": resize, "resize_of": resize_of}
+        self.augment = _augment_on(device, form)
+        self.count, self.steps_per_epoch = epoch_of(len(images), size, drop_last)
 
     def __call__(self, start: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         images, labels, masks = self.data
@@ -142,6 +143,13 @@ class MemoryBatches:
         return zip(*(part.split(self.size) for part in (order, mirror, windows)), strict=True)
 
 
+def epoch_of(pictures: int, size: int, drop_last: bool = False) -> tuple[int, int]:
+    """How many of the pictures an epoch shows, and in how many batches of a size."""
+    left = pictures % size
+    drop = drop_last and pictures > left or pictures > 1 == left  # batch norms need two
+    return pictures - left * drop, math.ceil((pictures - left * drop) / size)
+
+
 class DrawnBatches:
     """Batches of equal size whose pictures are drawn for all steps at once, as CCT sees them.
 
@@ -160,14 +168,15 @@ class DrawnBatches:
         crop: int | None = None,
         resize: Sequence[float] = (1.0, 1.0),
         resize_of: str = "factor",
+        device: torch.device | str = "cpu",
     ):
         generator = torch.Generator().manual_seed(seed)
         order = draw_order(len(images), size, steps, generator)
         mirror = torch.rand(order.shape, generator=generator) < 0.5
         self.plan = order, mirror, torch.rand((*order.shape, 3), generator=generator)
         self.data = images, masks, _whole(images) if sizes is None else sizes
-        size_of_crop = crop or images.shape[-1]
-        self.augment = partial(augment, crop=size_of_crop, resize=resize, resize_of=resize_of)
+        form = {"crop": crop or images.shape[-1], "resize": resize, "resize_of": resize_of}
+        self.augment = _augment_on(device, form)
 
     def __call__(self, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         images, masks, sizes = self.data
@@ -186,6 +195,20 @@ def draw_order(count: int, batch_size: int, steps: int, generator: torch.Generat
     epochs = math.ceil(batch_size * steps / count)
     order = [torch.randperm(count, generator=generator) for _ in range(epochs)]
     return torch.cat(order)[: batch_size * steps].view(steps, batch_size)
+
+
+def _augment_on(
+    device: torch.device | str, form: dict[str, Any]
+) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """`augment` of pictures and masks in memory, on a device; form: its keywords."""
+    # with its number: the thread that reads batches ahead knows only the first GPU
+    there = torch.empty(0, device=device).device
+
+    def cut(images: Tensor, masks: Tensor | None, *how: Tensor) -> tuple[Tensor, Tensor | None]:
+        masks = None if masks is None else place(masks, there)
+        return augment(place(images, there), masks, *how, **form)
+
+    return cut
 
 
 def _whole(images: Tensor) -> Tensor:

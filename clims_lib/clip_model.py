@@ -124,6 +124,11 @@ def _tokens(text: str, context_length: int) -> Tensor:
     return clip.tokenize([text], context_length=context_length)[0]
 
 
+def forget_texts() -> None:
+    """Forget the token numbers that are remembered."""
+    _tokens.cache_clear()
+
+
 def tokenize(model: CLIP, texts: Sequence[str]) -> Tensor:
     """(T, context_length) token numbers by `clip.tokenize`, remembered text by text."""
     if not texts:

@@ -23,6 +23,13 @@ def device_of(profile: Profile) -> torch.device:
     return torch.device(auto if profile.device == "auto" else profile.device)
 
 
+def place(part: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; a GPU fetches it while it works on, from memory that stays put."""
+    if part.device.type == device.type:
+        return part
+    return (part.pin_memory() if device.type == "cuda" else part).to(device, non_blocking=True)
+
+
 def cores() -> int:
     """How many cores this process may use; where the system does not say, how many there are."""
     if hasattr(os, "sched_getaffinity"):

@@ -26,6 +26,7 @@ from clims_lib.clip_model import (
     normalise_for_clip,
     same_text_matrix,
 )
+from clims_lib.devices import place
 
 
 def text_parameters(model: CLIP) -> list[torch.nn.Parameter]:
@@ -102,17 +103,21 @@ def hinge_training_loss(class_texts: list[str], margin: float) -> Callable:
 
 
 class Crops(NamedTuple):
-    """Random crops that CLIP is shown in place of whole pictures; see `batches.random_crops`."""
+    """Random crops that CLIP is shown in place of whole pictures; see `batches.random_crops`.
+
+    device: where they are cut.
+    """
 
     sizes: Tensor
     crop: int
     resize: Sequence[float]
     resize_of: str
+    device: torch.device = torch.device("cpu")
 
     def of(self, pictures: Tensor, some: Tensor, windows: Tensor) -> Tensor:
         """Pictures uint8 (B, 3, S, S) with the numbers `some` -> uint8 (B, 3, crop, crop)."""
         cut, _ = random_crops(
-            pictures.float() / 255,
+            place(pictures, self.device).float() / 255,
             None,
             self.sizes[some],
             windows,

@@ -34,6 +34,25 @@ from clims_lib.sources import code_of
 HARMLESS = ("name", "note", "device", "jobs", "data_root", "weights", "outputs", "inference.batch")
 # The recipe that is being made just now: for the test that looks at what a stage reads.
 recipe_at_work: contextvars.ContextVar[dict | None] = contextvars.ContextVar("recipe", default=None)
+_looking: contextvars.ContextVar[bool] = contextvars.ContextVar("looking", default=False)
+
+
+class NotMade(FileNotFoundError):
+    """A stage's folder that is not there, while nothing is to be made: `folder`."""
+
+    def __init__(self, folder: Path):
+        super().__init__(f"{folder} is not made yet")
+        self.folder = folder
+
+
+@contextlib.contextmanager
+def looking_only() -> Iterator[None]:
+    """Inside, a stage whose folder is not there raises NotMade instead of making it."""
+    token = _looking.set(True)
+    try:
+        yield
+    finally:
+        _looking.reset(token)
 
 
 def make_once(
@@ -52,7 +71,8 @@ def make_once(
     settings: dotted names of the profile's settings, "clims.lr", or of a section, "crf". inputs:
     {what it is: the folder of a finished stage, or plain data}. code: functions that the stage
     takes from a table, since its own source does not name them. The rest is as for `artifact`;
-    the manifest also tells why the folder was made although one of its name was there.
+    the manifest also tells why the folder was made although one of its name was there. Raises
+    NotMade inside `looking_only`.
     """
     recipe = plain(
         {
@@ -73,6 +93,8 @@ def make_once(
 
     root = profile.outputs / kind
     folder = folder_of(root, name, recipe)
+    if _looking.get() and not folder.is_dir():
+        raise NotMade(folder)
     about = {} if folder.is_dir() else {"why": why(folder, recipe)}
     return artifact(root, name, recipe, watched, about, team)
 

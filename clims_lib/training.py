@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from clims_lib.clip_model import autocast
-from clims_lib.devices import ALONE, Team
+from clims_lib.devices import ALONE, Team, place
 from clims_lib.objectives import Counted, Loss
 
 StepBatch = tuple[Any, ...]  # pictures, labels, masks, captions, ... of a step
@@ -329,7 +329,4 @@ def prefetch(batches: Iterable[StepBatch], device: torch.device) -> Iterator[Ste
         coming = reader.submit(next, todo, None)
         while (batch := coming.result()) is not None:
             coming = reader.submit(next, todo, None)
-            yield tuple(
-                part.pin_memory().to(device, non_blocking=True) if torch.is_tensor(part) else part
-                for part in batch
-            )
+            yield tuple(place(part, device) if torch.is_tensor(part) else part for part in batch)

@@ -129,6 +129,36 @@ def test_atomic_path_leaves_the_old_file_when_writing_fails(tmp_path):
     assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
 
 
+def test_files_of_a_stage_come_to_the_disk_together(tmp_path, monkeypatch):
+    """No file waits for the disk by itself; the folder has no name before all are there."""
+    calls = []
+    monkeypatch.setattr(artifacts.os, "fsync", lambda file: calls.append("fsync"))
+    monkeypatch.setattr(artifacts.os, "sync", lambda: calls.append(sorted(tmp_path.glob("cams*"))))
+
+    def make(folder):
+        del calls[:]  # the manifest's
+        for name in "abc":
+            with atomic_path(folder / name, durable=False) as temporary:
+                temporary.write_text(name)
+                assert not (folder / name).exists()
+        assert calls == []
+
+    folder = artifact(tmp_path, "cams", RECIPE, make)
+    assert calls[-1] == [folder.with_name(f"{folder.name}.partial")]
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "c", "manifest.json"]
+
+
+def test_a_name_without_content_is_made_again(tmp_path):
+    """A power cut may leave one where nothing waited for the disk."""
+    partial = tmp_path / f"cams-{key_of(RECIPE)}.partial"
+    partial.mkdir()
+    (partial / "whole").write_text("x")
+    (partial / "empty").touch()
+    seen = []
+    artifact(tmp_path, "cams", RECIPE, lambda folder: seen.extend(folder.iterdir()))
+    assert sorted(path.name for path in seen) == ["manifest.json", "whole"]
+
+
 def test_json(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"a": [1, None, "±"], "b": Settings(0.5, (1,))})

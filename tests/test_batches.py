@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from clims_lib import batches
 from clims_lib.batches import DrawnBatches, MemoryBatches, draw_order
 
 
@@ -74,6 +75,29 @@ def test_a_last_batch_of_one_picture_is_left_out():
     batches = MemoryBatches(*data(22), 7, seed=3)
     assert batches.steps_per_epoch == 3
     assert [len(x) for x, _, _ in islice(batches(0), 6)] == [7] * 6
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_pictures_travel_as_bytes_and_are_cut_where_they_arrive(drawn, monkeypatch):
+    """On the device "meta" nothing mixes with what stayed behind."""
+    images, labels, _ = data()
+    masks, travelled = images[:, 0], []
+
+    def place(part, device):
+        travelled.append(part.dtype)
+        return part.to(device)
+
+    monkeypatch.setattr(batches, "place", place)
+    how = {"seed": 0, "crop": 6, "resize": (0.5, 2.0), "device": "meta"}
+    if drawn:
+        x, m = next(iter(DrawnBatches(images, masks, 5, steps=2, **how)(1)))
+    else:
+        x, y, m = next(iter(MemoryBatches(images, labels, masks, 5, **how)(1)))
+        assert y.device.type == "cpu"  # training moves what is small
+    assert x.shape == (5, 3, 6, 6) and x.dtype == torch.float32 and m.dtype == torch.uint8
+    assert x.device.type == m.device.type == "meta"
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert travelled == [torch.uint8, torch.uint8]
 
 
 # ---- Drawn for all steps at once

@@ -148,3 +148,13 @@ def test_labels_must_fit(colours):
         finetune.hinge_training_loss(TEXTS, 0.2)(small_clip().eval(), batch, 0.0)
     with pytest.raises(ValueError, match="at least one class"):
         finetune.label_batches(pictures, labels * 0, TEXTS, 4, 0)
+
+
+def test_crops_are_cut_where_clip_is():
+    pictures, sizes = torch.zeros(6, 3, 16, 16, dtype=torch.uint8), torch.full((6, 2), 12)
+    crops = finetune.Crops(sizes, 8, (0.5, 1.0), "factor", torch.device("meta"))
+    how = {"sentence": lambda present: "a cow", "crops": crops}
+    batches = finetune.label_batches(pictures, torch.ones(6, 2), ["a", "b"], 4, 0, **how)
+    x, said = next(batches(1))
+    assert x.device.type == "meta" and x.dtype == torch.uint8 and x.shape == (4, 3, 8, 8)
+    assert said == ["a cow"] * 4

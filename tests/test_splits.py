@@ -12,10 +12,11 @@ from clims_lib.data.splits import (
     open_split,
     read_sizes,
     read_split,
+    split_folder,
     subset,
     subset_settings,
 )
-from clims_lib.data.voc import VOC_CLASSES
+from clims_lib.data.voc import VOC_CLASSES, read_mask, write_mask
 from clims_lib.stages.clip import find_clip, make_clip, missing, runnable
 from clims_lib.stages.masks import make_pseudo_masks, pseudo_masks, read_folder
 from clims_lib.stages.networks import load_imagenet
@@ -41,6 +42,57 @@ def test_lists_that_a_data_set_lacks_are_derived_from_train(small_voc):
     assert len(labelled) == 3 and sorted(labelled + weak) == [f"p{i}" for i in range(8)]
     (small_voc / "ImageSets" / "Segmentation" / "train_labelled.txt").write_text("p1\n")
     assert open_split(profile, "train_labelled").names == ("p1",)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_part_of_train_is_stored_once(small_voc, own):
+    """Its rows are pictures and masks as they are read one by one, in whichever way they are asked
+    for; what is not all in train is stored by itself."""
+    if own:
+        lists = small_voc / "ImageSets" / "Segmentation"
+        (lists / "train_labelled.txt").write_text("p9\np3\np1\n")  # p9 is val's
+        (lists / "train_weak.txt").write_text("p2\np0\np7\n")  # in another order than train's
+    profile = profile_of(small_voc)
+    for split in ("train_labelled", "train_weak"):
+        images, labels, masks = read_split(profile, split, masks=True)
+        folder = open_split(profile, split, masks=True)
+        stored = own and split == "train_labelled"
+        files = {path.name for path in split_folder(profile, split).iterdir()} - {"manifest.json"}
+        assert files == ({"images.npy", "images_sizes.npy"} if stored else {"rows.npy"})
+        assert len(images) == len(masks) == len(labels) == len(folder)
+        assert images.shape == (len(folder), 3, 32, 32) and masks.shape == (len(folder), 32, 32)
+        for i, (height, width) in enumerate(read_sizes(profile, split).tolist()):
+            assert torch.equal(images[i, :, :height, :width], folder[i].image)
+            assert torch.equal(masks[i][:height, :width], folder[i].mask)
+        some = torch.tensor([2, 0])
+        assert torch.equal(images[some], torch.stack([images[2], images[0]]))
+        assert torch.equal(images[[2, 0], :, 1:5], images[some][:, :, 1:5])
+        assert torch.equal(masks[1:], torch.stack([masks[i] for i in range(1, len(masks))]))
+    weak = open_split(profile, "train_weak").names
+    for name in open_split(profile, "train").names:  # the key follows its own pictures alone
+        before = split_folder(profile, "train_weak", "masks")
+        mask = read_mask(small_voc / "SegmentationClass" / f"{name}.png")
+        write_mask(small_voc / "SegmentationClass" / f"{name}.png", mask * (mask == 255))
+        assert (split_folder(profile, "train_weak", "masks") != before) == (name in weak)
+    assert (read_split(profile, "train_weak", masks=True)[2][:] % 255 == 0).all()
+
+
+def test_masks_of_the_labelled_pictures_alone_are_enough(small_voc):
+    """The other pictures have labels in ImageSets/Main; no mask of theirs is asked for."""
+    profile = profile_of(small_voc)
+    main = small_voc / "ImageSets" / "Main"
+    main.mkdir()
+    for name in VOC_CLASSES:
+        lines = [f"p{i} {1 if name == VOC_CLASSES[i] else -1}" for i in range(8)]
+        (main / f"{name}_trainaug.txt").write_text("\n".join(lines))
+    (small_voc / "ImageSets" / "Segmentation" / "train_labelled.txt").write_text("p1\np4\np6\n")
+    for i in (0, 2, 3, 5, 7):
+        (small_voc / "SegmentationClass" / f"p{i}.png").unlink()
+    images, _, masks = read_split(profile, "train_labelled", masks=True)
+    assert {path.name for path in split_folder(profile, "train_labelled").glob("*.npy")} == {
+        "rows.npy"
+    }
+    assert len(images) == len(masks) == 3 and masks.shape == (3, 32, 32)
 
 
 def test_a_list_of_another_length_is_refused(small_voc):

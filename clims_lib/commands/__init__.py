@@ -19,6 +19,7 @@ COMMANDS = (
     library.claims,
     course.bench,
     library.download,
+    library.plan,
     library.train,
     library.segment,
     library.submission,

@@ -16,7 +16,8 @@ def download(parser: argparse.ArgumentParser) -> Callable:
 
     PASCAL VOC2012 and SBD from where torchvision finds them, CLIP from where `clip` does, ResNet-50
     and DeepLab's ResNet-101 from torchvision's weights. A broken download goes on where it stopped;
-    nothing is used before its checksum is right.
+    nothing is used before its checksum is right. Nothing begins where SciPy or room on the disk is
+    missing, also for what the profile writes later.
     """
     parser.add_argument(
         "what", choices=["voc2012", "weights"], help="weights: CLIP and ResNets only"
@@ -27,8 +28,43 @@ def download(parser: argparse.ArgumentParser) -> Callable:
 
     def run(what: str, data_root: Path) -> None:
         from clims_lib.data.download import get_all, get_weights
+        from clims_lib.results.readiness import check_download
 
-        print(*([get_all(data_root)] if what == "voc2012" else get_weights(data_root)), sep="\n")
+        if what == "weights":
+            print(*get_weights(data_root), sep="\n")
+            return
+        print(check_download(data_root))
+        print(get_all(data_root))
+
+    return run
+
+
+def plan(parser: argparse.ArgumentParser) -> Callable:
+    """Say what a run will make, with steps, GPU memory, hours and disk, and what it still lacks.
+
+        clims plan --profile voc2012 --gpu H100
+        clims plan --profile voc2012 -p compute.accumulate=2
+
+    Nothing is trained or read but what is there: it takes about half a minute, without data,
+    weights or a GPU. The exit code is 1 where something is missing that keeps the run from
+    beginning; the last lines name all of it, with the command that mends each.
+    """
+    profile_option(parser)
+    setting_options(parser)
+    parser.add_argument(
+        "--gpu", help="hours on this one, e.g. H100 (default: the one here, or A100)"
+    )
+
+    def run(profile: str, overrides: list[str], gpu: str | None) -> None:
+        from clims_lib.costs import gpu_called
+        from clims_lib.results.budget import budget, plan_table, this_gpu
+        from clims_lib.results.readiness import reasons, refuse
+
+        settings, card = load_profile(profile, overrides), gpu_called(gpu or this_gpu())
+        rows = budget(settings, card)
+        print(plan_table(settings, card, rows))
+        if missing := reasons(settings, rows):
+            raise ValueError(refuse(settings, missing))
 
     return run
 

@@ -12,6 +12,7 @@ import shutil
 import tarfile
 import urllib.error
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -169,25 +170,35 @@ def get_weights(data_root: Path, sources: dict[str, Source] = SOURCES) -> list[P
 
 
 def get_all(data_root: Path, sources: dict[str, Source] = SOURCES) -> Path:
-    """Whatever is not there yet of VOC2012 and all weights; returns VOC2012's folder."""
+    """Whatever is not there yet of VOC2012 and all weights; returns VOC2012's folder.
+
+    Raises ValueError before any download where SciPy or room on the disk is missing.
+    """
+    check_scipy(data_root)
     print(check_space(data_root, sources))
     root = get_voc2012(data_root, sources)
     get_weights(data_root, sources)
     return root
 
 
+def space_needed(data_root: Path, sources: dict[str, Source] = SOURCES) -> tuple[int, int]:
+    """Megabytes still to download, and on disk with what is unpacked, of what is not there yet."""
+    archives = unpacked = 0
+    for name, source in sources.items():
+        target = Path(data_root) / UNPACKED.get(name, f"weights/{source.filename}")
+        if not target.exists():
+            unpacked += 2 * source.megabytes if name in UNPACKED else 0  # about
+            if not (Path(data_root) / "downloads" / source.filename).is_file():
+                archives += source.megabytes
+    return archives, archives + unpacked
+
+
 def check_space(data_root: Path, sources: dict[str, Source] = SOURCES) -> str:
     """Say what is still to come; raises ValueError when the disk has less room than that."""
     data_root = Path(data_root)
     data_root.mkdir(parents=True, exist_ok=True)
-    archives = unpacked = 0
-    for name, source in sources.items():
-        target = data_root / UNPACKED.get(name, f"weights/{source.filename}")
-        if not target.exists():
-            unpacked += 2 * source.megabytes if name in UNPACKED else 0  # about
-            if not (data_root / "downloads" / source.filename).is_file():
-                archives += source.megabytes
-    need, free = archives + unpacked, shutil.disk_usage(data_root).free >> 20
+    archives, need = space_needed(data_root, sources)
+    free = shutil.disk_usage(data_root).free >> 20
     said = f"{archives:,} MB to download, {need:,} MB on disk with what is unpacked"
     if free < need:
         raise ValueError(
@@ -195,3 +206,10 @@ def check_space(data_root: Path, sources: dict[str, Source] = SOURCES) -> str:
             "choose another disk with --data-root"
         )
     return f"{said} ({free:,} MB are free at {data_root})"
+
+
+def check_scipy(data_root: Path) -> None:
+    """Raise ValueError where SBD's masks are still to be read and SciPy is not installed."""
+    lists = Path(data_root) / "VOC2012" / "ImageSets" / "Segmentation"
+    if not (lists / "trainaug.txt").is_file() and find_spec("scipy") is None:
+        raise ValueError("SBD's masks are MATLAB files: pip install scipy")

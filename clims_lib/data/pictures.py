@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +55,29 @@ def sizes_path(path: Path) -> Path:
 def read_array(path: Path) -> Tensor:
     """A tensor backed by the file: what is not looked at is not read; writes do not reach it."""
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+def write_rows(path: Path, rows: list[int]) -> None:
+    """Write numbers of rows as .npy, for `Rows`."""
+    np.save(path, np.array(rows, np.int64))
+
+
+class Rows:
+    """Some rows of an array on disk, in an order: what is indexed is read, and nothing else.
+
+    Indices are a tensor's, the first of them counts rows. `shape` and `len` are those of the rows.
+    """
+
+    def __init__(self, whole: Tensor, rows: Tensor):
+        self.whole, self.rows = whole, rows
+        self.shape, self.dtype = torch.Size((len(rows), *whole.shape[1:])), whole.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        first, *others = index if isinstance(index, tuple) else (index,)
+        return self.whole[(self.rows[first], *others)]
 
 
 def digest_of(files: Iterable[Path], known: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,12 +14,23 @@ from torch import Tensor
 from clims_lib.artifacts import key_of, load_tensors, save_tensors
 from clims_lib.batches import FILL
 from clims_lib.config import Profile
-from clims_lib.data.pictures import digest_of, in_order, read_array, sizes_path, write_array
+from clims_lib.data.pictures import (
+    Rows,
+    digest_of,
+    in_order,
+    read_array,
+    sizes_path,
+    write_array,
+    write_rows,
+)
 from clims_lib.data.voc import VOCFolder, has_list, read_mask_files
 from clims_lib.labels import IGNORE
 from clims_lib.miniworld.dataset import write_dataset
 from clims_lib.settings import Data
 from clims_lib.stage import make_once
+
+PARTS = ("train_labelled", "train_weak")  # of train
+ROWS = "rows.npy"
 
 
 def miniworld_sizes(profile: Profile) -> dict[str, int]:
@@ -59,8 +70,7 @@ def open_split(profile: Profile, split: str, masks: bool = False, labels: bool =
 
 @lru_cache(maxsize=32)  # reading VOC's lists of labels takes a while, and every key asks for them
 def _open(root: Path, data: Data, split: str, masks: bool, labels: bool, lists: tuple) -> VOCFolder:
-    parts = ("train_labelled", "train_weak")
-    derived = split in parts and not has_list(root, split)
+    derived = split in PARTS and not has_list(root, split)
     name = data.train_list if split == "train" or derived else split
     folder = VOCFolder(root, name, data.classes, masks=masks, labels=labels)
     expected = getattr(data, name if name in ("val", "test") else "train")
@@ -68,7 +78,7 @@ def _open(root: Path, data: Data, split: str, masks: bool, labels: bool, lists: 
         raise ValueError(f"{root}: the list {name} has {len(folder)} pictures, not {expected}")
     if derived:
         order = torch.randperm(len(folder), generator=torch.Generator().manual_seed(0)).tolist()
-        chosen = order[: data.labelled] if split == parts[0] else order[data.labelled :]
+        chosen = order[: data.labelled] if split == PARTS[0] else order[data.labelled :]
         folder.names = tuple(folder.names[i] for i in sorted(chosen))
     return folder
 
@@ -113,14 +123,21 @@ def subset_settings(profile: Profile, split: str, count: int | None) -> list[str
 
 
 def split_folder(profile: Profile, split: str, kind: str = "images") -> Path:
-    """The artifact of a split's images, its labels or its masks (kind)."""
+    """The artifact of a split's images, its labels or its masks (kind).
+
+    Of a part of train's pictures there are only their numbers: `rows_of`.
+    """
     data = open_split(profile, split, masks=kind == "masks", labels=kind == "labels")
     size, count = profile.data.size, len(data.names)
+    rows = rows_of(profile, split, kind) if kind != "labels" else None
 
     def make(folder: Path) -> None:
         if kind == "labels":
             labels = torch.stack([data.label(i) for i in range(count)])
             save_tensors(folder / "labels.safetensors", {"labels": labels})
+            return
+        if rows is not None:
+            write_rows(folder / ROWS, rows)
             return
         read, fill = (
             (lambda i: data.image(i).numpy(), FILL)
@@ -133,6 +150,8 @@ def split_folder(profile: Profile, split: str, kind: str = "images") -> Path:
     settings = {"images": ["data.size"], "labels": [], "masks": ["data.size"]}[kind]
     named = [] if kind == "images" else ["data.classes"]
     inputs = {"names": key_of(data.names), kind: contents(profile, split, kind)}
+    if rows is not None:
+        inputs["rows of"] = key_of(open_split(profile, "train", labels=False).names)
     return make_once(
         profile,
         "splits",
@@ -144,9 +163,34 @@ def split_folder(profile: Profile, split: str, kind: str = "images") -> Path:
     )
 
 
+def rows_of(profile: Profile, split: str, kind: str) -> list[int] | None:
+    """The numbers of a split's pictures in train, where all are there with all of train's images
+    or masks (kind); None for other splits, and where train lacks some masks."""
+    if split not in PARTS:
+        return None
+    try:
+        train = open_split(profile, "train", masks=kind == "masks", labels=False).names
+    except ValueError:
+        return None
+    number, names = (
+        {name: i for i, name in enumerate(train)},
+        open_split(profile, split, labels=False).names,
+    )
+    return [number[name] for name in names] if all(name in number for name in names) else None
+
+
+def read_stored(profile: Profile, split: str, kind: str) -> Tensor:
+    """A split's "images" or "masks": a tensor, or, of a part of train, `Rows` of train's."""
+    folder = split_folder(profile, split, kind)
+    if not (folder / ROWS).is_file():
+        return read_array(folder / f"{kind}.npy")
+    whole = split_folder(profile, "train", kind)
+    return cast(Tensor, Rows(read_array(whole / f"{kind}.npy"), read_array(folder / ROWS)))
+
+
 def read_images(profile: Profile, split: str) -> Tensor:
     """Pictures uint8 (N, 3, S, S), mapped from disk: a split may be larger than the memory."""
-    return read_array(split_folder(profile, split) / "images.npy")
+    return read_stored(profile, split, "images")
 
 
 def read_labels(profile: Profile, split: str) -> Tensor:
@@ -163,7 +207,7 @@ def read_split(
     Images and masks are mapped from disk. Stages that learn from image-level labels leave `masks`
     False: they never open one.
     """
-    truth = read_array(split_folder(profile, split, "masks") / "masks.npy") if masks else None
+    truth = read_stored(profile, split, "masks") if masks else None
     return read_images(profile, split), read_labels(profile, split), truth
 
 
@@ -177,4 +221,7 @@ def read_masks(paths: Sequence[Path], side: int) -> Tensor:
 
 def read_sizes(profile: Profile, split: str) -> Tensor:
     """int32 (N, 2): the height and width of every picture on its canvas."""
-    return read_array(sizes_path(split_folder(profile, split) / "images.npy"))
+    folder = split_folder(profile, split)
+    if not (folder / ROWS).is_file():
+        return read_array(sizes_path(folder / "images.npy"))
+    return read_sizes(profile, "train")[read_array(folder / ROWS)]

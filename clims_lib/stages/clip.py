@@ -247,7 +247,8 @@ def _label_contrast(profile: Profile, model: CLIP) -> Finetuning:
     if settings.crop:
         how = profile.augment
         sizes = read_sizes(profile, "train")
-        crops = finetune.Crops(sizes, settings.crop, how.resize, how.resize_of)
+        there = model.positional_embedding.device
+        crops = finetune.Crops(sizes, settings.crop, how.resize, how.resize_of, there)
 
     def sentence(present: Tensor) -> str:
         names = [words[k] for k in present.nonzero()[:, 0].tolist()]

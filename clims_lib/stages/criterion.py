@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clims_lib import clip_model
+from clims_lib.clip_model import CLIP
 from clims_lib.config import Profile
 from clims_lib.devices import device_of
 from clims_lib.losses import TERMS, Forms, check_weights, class_weights
@@ -57,16 +58,18 @@ def loss_form(profile: Profile) -> dict[str, Any]:
     }
 
 
-def new_loss(profile: Profile, method: str) -> Loss:
-    """What a method minimises, made from its entry in the registry."""
+def new_loss(profile: Profile, method: str, clip: CLIP | None = None) -> Loss:
+    """What a method minimises, made from its entry in the registry. clip: see `from_clip`."""
     entry = METHODS[method]
     given = {name: value_of(profile, setting) for name, setting in entry.arguments.items()}
-    return entry.loss(**given | (from_clip(profile, method) if "clip" in entry.needs else {}))
+    return entry.loss(**given | (from_clip(profile, method, clip) if "clip" in entry.needs else {}))
 
 
-def from_clip(profile: Profile, method: str) -> dict[str, Any]:
-    """What a loss that asks CLIP is given besides: CLIP, its texts, how terms weigh and add up."""
-    model = clip_model.load_clip(finetune_clip(profile) / "clip.pt", device_of(profile))
+def from_clip(profile: Profile, method: str, model: CLIP | None = None) -> dict[str, Any]:
+    """What a loss that asks CLIP is given besides: CLIP, by default the finetuned one, its texts,
+    how terms weigh and add up."""
+    if model is None:
+        model = clip_model.load_clip(finetune_clip(profile) / "clip.pt", device_of(profile))
     class_text, background_text = clip_texts(profile, model)
     return {
         "encode": clip_model.image_encoder(model),

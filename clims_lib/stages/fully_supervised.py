@@ -87,6 +87,7 @@ def train_deeplab(profile: Profile, name: str) -> Path:
             read_sizes(profile, "train"),
             settings.crop,
             settings.resize,
+            device=device,
         )
         per_epoch, kind, lr = batches.steps_per_epoch, settings.optimiser, settings.lr
         if isinstance(model, deeplab.DeepLabV2):

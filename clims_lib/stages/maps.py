@@ -156,7 +156,7 @@ def write_cam(path: Path, cams: Tensor, label: Tensor, size: Tensor, stride: int
     """Write one picture's present maps; cams (K, h, w) of its canvas, size: its own (H, W)."""
     height, width = (-(-int(side) // stride) for side in size)
     present = label.nonzero()[:, 0]
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with atomic_path(path, durable=False) as temporary, open(temporary, "wb") as file:
         np.savez(
             file,
             classes=(present + 1).to(torch.uint8).numpy(),

@@ -37,6 +37,7 @@ NETWORK = (
     "cam.dilated",
     "compute.frozen_stages",
 )
+OF_CAM = ("cam.normalisation", "cam.norms", "cam.head_init")  # of the baseline's, besides
 TRAINING = (
     "seed",
     "augment.crop",
@@ -56,9 +57,8 @@ def crops_of(profile: Profile, crop: int = 0) -> dict[str, Any]:
 
 def new_network(profile: Profile, method: str = "cam") -> CAMNet:
     """A method's CAM network with fresh weights from the profile's seed."""
-    cam, section = profile.cam, METHODS[method].section
-    own: Cam | Puzzle | Clims = getattr(profile, section)
-    units = profile.puzzle if section == "puzzle" else cam
+    cam, own = profile.cam, section_of(profile, method)
+    units = own if isinstance(own, Puzzle) else cam
     mean, std = NORMALISATIONS[units.normalisation]
     with torch.random.fork_rng():
         torch.manual_seed(profile.seed)
@@ -138,6 +138,52 @@ def first_weights(profile: Profile) -> str:
     return digest_of([path], known) if path is not None and path.is_file() else ""
 
 
+def section_of(profile: Profile, method: str) -> Cam | Puzzle | Clims:
+    """The section with a method's epochs, batch and rates."""
+    return getattr(profile, METHODS[method].section)
+
+
+def epochs_of(method: str) -> str:
+    """The setting that says how many epochs a method is trained for."""
+    entry = METHODS[method]
+    return entry.epochs or f"{entry.section}.epochs"
+
+
+def optimiser_of(method: str) -> str:
+    """The setting that says by which optimiser a method is trained: PuzzleCAM has its own."""
+    return "puzzle.optimiser" if METHODS[method].section == "puzzle" else "compute.optimiser"
+
+
+def learning_of(
+    profile: Profile, method: str, model: CAMNet, pictures: int, per_epoch: int
+) -> dict[str, Any]:
+    """How a method's network learns: what `training.train` is handed besides loss and batches.
+
+    pictures, per_epoch: how many pictures there are, and how many steps an epoch has.
+    """
+    section, epochs = section_of(profile, method), value_of(profile, epochs_of(method))
+    optimiser, schedule = training.cam_optimiser(
+        value_of(profile, optimiser_of(method)),
+        model,
+        section.lr,
+        section.head_lr_factor,
+        section.weight_decay,
+        steps=epochs * per_epoch,
+        steps_per_epoch=per_epoch,
+        decay=training.whole_batches(pictures, section.batch, epochs),
+    )
+    return {
+        "steps": epochs * per_epoch,
+        "optimiser": optimiser,
+        "schedule": schedule,
+        "steps_per_epoch": per_epoch,
+        "clip_norm": getattr(section, "clip_norm", 0.0),
+        "accumulate": profile.compute.accumulate,
+        "frozen_norm": model.backbone if profile.compute.frozen_norm else None,
+        "amp": not profile.compute.full_precision,
+    }
+
+
 def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
     """Train the CAM network by one of METHODS; returns the folder of weights and history.json.
 
@@ -146,12 +192,10 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
     """
     entry = METHODS[row_of(method).method]
     section, masks = getattr(profile, entry.section), "masks" in entry.needs
-    epochs = entry.epochs or f"{entry.section}.epochs"
     of_section = ("batch", "lr", "head_lr_factor", "weight_decay", "norms", "crop")
-    read = [epochs, *(f"{entry.section}.{name}" for name in of_section)]
-    alone = entry.section == "puzzle"  # another paper's recipe
-    kind = "puzzle.optimiser" if alone else "compute.optimiser"
-    read += [kind, f"{'puzzle' if alone else 'cam'}.normalisation"]
+    read = [epochs_of(method), *(f"{entry.section}.{name}" for name in of_section)]
+    units = "puzzle" if entry.section == "puzzle" else "cam"  # another paper's recipe
+    read += [optimiser_of(method), f"{units}.normalisation"]
     read += ["augment.drop_last", *entry.arguments.values()]
     if fresh_head(profile, method):
         read += [f"{entry.section}.head_init"]
@@ -185,36 +229,20 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
             read_sizes(profile, "train"),
             **crops_of(profile, section.crop),
             drop_last=profile.augment.drop_last,
+            device=device,
         )
         per_epoch = batches.steps_per_epoch
-        steps = value_of(profile, epochs) * per_epoch
-        optimiser, schedule = training.cam_optimiser(
-            value_of(profile, kind),
-            model,
-            section.lr,
-            section.head_lr_factor,
-            section.weight_decay,
-            steps=steps,
-            steps_per_epoch=per_epoch,
-            decay=training.whole_batches(batches.pictures, section.batch, steps // per_epoch),
-        )
+        learning = learning_of(profile, method, model, batches.pictures, per_epoch)
         advice = (
             f"raise compute.accumulate (now {profile.compute.accumulate}), or lower "
             f"{entry.section}.batch (now {section.batch}) or augment.crop"
         )
-        with resuming(folder, method, steps, device, advice, team) as how:
+        with resuming(folder, method, learning["steps"], device, advice, team) as how:
             history = training.train(
                 model,
                 new_loss(profile, method),
                 batches,
-                optimiser=optimiser,
-                schedule=schedule,
-                steps_per_epoch=per_epoch,
-                clip_norm=getattr(section, "clip_norm", 0.0),
-                accumulate=profile.compute.accumulate,
-                frozen_norm=model.backbone if profile.compute.frozen_norm else None,
-                amp=not profile.compute.full_precision,
-                **how,
+                **learning | how,
                 watch=_keep_maps(profile, folder),
             )
         if team.rank == 0:

@@ -212,7 +212,7 @@ def _crops(
         return ScaledBatches(
             images, masks, size, seed, sizes, steps_per_epoch=steps_per_epoch, **form
         )
-    form = {"crop": settings.crop, "resize": settings.resize}
+    form = {"crop": settings.crop, "resize": settings.resize, "device": device_of(profile)}
     return DrawnBatches(images, masks, size, settings.steps, seed, sizes, **form)
 
 

@@ -1,0 +1,295 @@
+"""What a step of each stage costs on a GPU: real networks, losses, optimisers on fake tensors.
+
+Nothing is read: no data, no weights, no GPU. Sizes are the profile's; of CLIP they are OpenAI's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clims_lib import cct, clip_model, finetune, random_walk
+from clims_lib.batches import augment
+from clims_lib.cam import multi_scale_cam
+from clims_lib.clip_model import CLIP, autocast
+from clims_lib.config import Profile
+from clims_lib.costs import Cost, Counter, counting
+from clims_lib.objectives import mask_loss
+from clims_lib.stages.clip import texts_of
+from clims_lib.stages.criterion import new_loss
+from clims_lib.stages.fully_supervised import new_deeplab
+from clims_lib.stages.methods import METHODS, activation_of, trainer_of
+from clims_lib.stages.networks import crops_of, learning_of, new_network, section_of
+from clims_lib.stages.semi_supervised import new_cct, normalise
+from clims_lib.stages.walk import features, new_affinity, resize
+from clims_lib.training import StepBatch, head_and_body, new_optimiser, train
+
+WALKED = 8  # pictures that walk together
+PRESENT = 1.5  # classes of a picture: VOC's trainaug has 1.46
+CLIP_SIZES: dict[str, tuple] = {  # OpenAI's: arguments of CLIP
+    "ViT-B/32": (512, 224, 12, 768, 32, 77, 49408, 512, 8, 12),
+    "RN50": (1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12),
+}
+
+
+def weightless(profile: Profile) -> Profile:
+    """The same profile on fake tensors' device, with networks that start from no file."""
+    return replace(profile, device="cpu", cam=replace(profile.cam, weights=""))
+
+
+def blank_clip(profile: Profile) -> CLIP:
+    """A CLIP of the profile's sizes; a checkpoint of another name is taken for a ViT-B/32."""
+    sizes, s = CLIP_SIZES.get(profile.clip_checkpoint, CLIP_SIZES["ViT-B/32"]), profile.clip
+    if s is not None and not profile.clip_checkpoint:
+        text = (s.context, 49408, s.text_width, s.text_width // 64, s.text_layers)
+        sizes = (s.embedding, profile.data.size, s.layers, s.width, None, *text)
+    return CLIP(*sizes)
+
+
+@contextmanager
+def dry_run() -> Iterator[Counter]:
+    """`counting`, after which no fake text stays in CLIP's memory of texts."""
+    try:
+        with counting(PRESENT) as counter:
+            yield counter
+    finally:
+        clip_model.forget_texts()
+
+
+def trained(
+    counter: Counter, model: torch.nn.Module, loss: Any, batch: Callable[[], StepBatch], how: dict
+) -> Cost:
+    """The second of two steps: the first makes the optimiser's state. batch() makes a batch."""
+
+    def batches(start: int) -> Iterator[StepBatch]:
+        yield batch()
+        counter.restart()
+        yield batch()
+
+    train(model, loss, batches, **how | {"steps": 2, "steps_per_epoch": 2})
+    return counter.cost
+
+
+def crops(profile: Profile, size: int, masks: bool, crop: int = 0) -> tuple[Tensor, Tensor | None]:
+    """Pictures float (size, 3, crop, crop) and masks, cut from canvases as in training."""
+    side = profile.data.size
+    return augment(
+        torch.empty((size, 3, side, side), dtype=torch.uint8),
+        torch.empty((size, side, side), dtype=torch.uint8) if masks else None,
+        torch.empty((size, 2), dtype=torch.int32),
+        torch.empty(size, dtype=torch.bool),
+        torch.empty(size, 3),
+        **crops_of(profile, crop),
+    )
+
+
+def some_labels(profile: Profile, size: int) -> Tensor:
+    """Image-level labels (size, K)."""
+    return torch.empty(size, len(profile.data.classes))
+
+
+def cam_step(profile: Profile, method: str) -> Cost:
+    """A step of one of METHODS."""
+    profile, entry = weightless(profile), METHODS[method]
+    section = section_of(profile, method)
+    size = section.batch
+
+    def batch() -> StepBatch:
+        images, masks = crops(profile, size, "masks" in entry.needs, section.crop)
+        return images, some_labels(profile, size), masks
+
+    with dry_run() as counter:
+        model = new_network(profile, method)
+        clip = blank_clip(profile).eval().requires_grad_(False) if "clip" in entry.needs else None
+        loss = new_loss(profile, method, clip)
+        return trained(counter, model, loss, batch, learning_of(profile, method, model, size, 1))
+
+
+def finetune_step(profile: Profile) -> Cost:
+    """A step of finetuning CLIP."""
+    settings, texts = profile.finetune, texts_of(profile)
+    how: dict[str, Any] = {"amp": not profile.compute.full_precision}
+    with dry_run() as counter:
+        model = blank_clip(profile)
+        how["frozen_norm"] = model
+        if settings.loss == "contrastive":
+            how["optimiser"] = torch.optim.SGD(model.parameters(), settings.lr, momentum=0.9)
+            side = settings.crop or profile.data.size
+            pictures = torch.empty((settings.batch, 3, side, side), dtype=torch.uint8)
+            some = [texts[i % len(texts)] for i in range(settings.batch)]
+            loss = finetune.label_training_loss(settings.correct_shared, settings.directions)
+            return trained(counter, model, loss, lambda: (pictures, some), how)
+        model.requires_grad_(False)
+        learning = [p.requires_grad_(True) for p in finetune.text_parameters(model)]
+        how["optimiser"] = torch.optim.Adam(learning, settings.lr, fused=True)
+        side, captions = (
+            model.visual.input_resolution,
+            [f"{i} cows" for i in range(settings.replay)],
+        )
+        seen = torch.empty(settings.batch, model.text_projection.shape[1])
+        labels, known = (
+            torch.empty(settings.batch, len(texts)),
+            torch.empty(len(captions), 3, side, side),
+        )
+        loss = finetune.hinge_training_loss(texts, settings.margin)
+        return trained(counter, model, loss, lambda: (seen, labels, known, captions), how)
+
+
+def clip_step(profile: Profile) -> Cost:
+    """A step of the small CLIP's training from captions."""
+    settings, side = profile.clip, profile.data.size
+    assert settings is not None
+    texts = [f"{i} cows" for i in range(settings.batch)]
+    with dry_run() as counter:
+        model = blank_clip(profile)
+        optimiser, schedule = clip_model.clip_optimiser(model, settings.steps, settings.lr)
+        how = {"optimiser": optimiser, "schedule": schedule, "clip_norm": 1.0}
+        images = torch.empty(settings.batch, 3, side, side)
+        loss = clip_model.contrastive_training_loss()
+        return trained(counter, model, loss, lambda: (images, texts), how)
+
+
+def affinity_step(profile: Profile) -> Cost:
+    """A step of learning the random walk's affinities."""
+    profile, settings = weightless(profile), profile.walk
+    side, amp = profile.data.size, not profile.compute.full_precision
+    with dry_run() as counter:
+        model = new_network(profile).eval()
+        head = new_affinity(profile, model)
+        loss = random_walk.affinity_training_loss(
+            lambda x: features(model, x.float() / 255, settings.stride, amp),
+            random_walk.offsets(settings.radius),
+        )
+        images = torch.empty((settings.batch, 3, side, side), dtype=torch.uint8)
+        sure = torch.empty((settings.batch, side, side), dtype=torch.uint8)
+        batch = images, sure[:, :: settings.stride, :: settings.stride]
+        optimiser = torch.optim.Adam(head.parameters(), lr=settings.lr)
+        return trained(counter, head, loss, lambda: batch, {"optimiser": optimiser, "amp": False})
+
+
+def deeplab_step(profile: Profile) -> Cost:
+    """A step of DeepLab."""
+    profile, settings = weightless(profile), profile.deeplab
+
+    def batch() -> StepBatch:
+        images, masks = crops(profile, settings.batch, True)
+        return images, some_labels(profile, settings.batch), masks
+
+    with dry_run() as counter:
+        model = new_deeplab(profile)
+        groups = head_and_body(model, settings.lr, settings.head_lr_factor)
+        how = common(profile, model, groups, settings.lr, settings.weight_decay)
+        return trained(counter, model, mask_loss(), batch, how)
+
+
+def cct_step(profile: Profile, method: str) -> Cost:
+    """A step of one of the semi-supervised trainers."""
+    trainer, settings = trainer_of(profile, method), profile.cct
+    profile = weightless(profile)
+
+    def batch() -> StepBatch:
+        images, masks = crops(profile, settings.batch_labelled, True)
+        if not (trainer.consistency or trainer.pseudo):
+            return normalise(images), masks, None, None
+        weak, pseudo = crops(profile, settings.batch_weak, trainer.pseudo)
+        return normalise(images), masks, normalise(weak), pseudo
+
+    with dry_run() as counter:
+        model, generator = new_cct(profile), torch.Generator()
+        loss = cct.cct_training_loss(
+            steps=settings.steps,
+            generator=generator,
+            unsupervised_weight=settings.unsupervised_weight if trainer.consistency else 0.0,
+            weak_weight_auxiliary=settings.weak_weight_auxiliary if trainer.pseudo else 0.0,
+            weak_weight_main=settings.weak_weight_main if trainer.pseudo else 0.0,
+            ramp=settings.ramp,
+            reduction="sum_labels",
+        )
+        how = common(profile, model, model.parameters(), settings.lr, settings.weight_decay)
+        return trained(counter, model, loss, batch, how)
+
+
+def common(
+    profile: Profile, model: Any, parameters: Any, lr: float, weight_decay: float
+) -> dict[str, Any]:
+    """What the segmentation networks' trainings have in common."""
+    settings = profile.compute
+    return {
+        "optimiser": new_optimiser(settings.optimiser, parameters, lr, weight_decay, fused=False),
+        "amp": not settings.full_precision,
+        "accumulate": settings.accumulate,
+        "frozen_norm": model.backbone if settings.frozen_norm else None,
+    }
+
+
+@torch.no_grad()
+def maps_step(profile: Profile, method: str, size: tuple[int, int]) -> Cost:
+    """The maps of a batch of canvases, or of a picture of this size where each is seen alone."""
+    profile, how, side = weightless(profile), profile.inference, profile.data.size
+    shape = (1, 3, *size) if how.seen == "picture" else (how.batch, 3, side, side)
+    with dry_run() as counter:
+        model = new_network(profile, method).eval()  # batch norms apart: fakes cannot be folded
+        x = torch.empty(shape, dtype=torch.uint8).float() / 255
+        counter.restart()
+        with autocast("cpu", not profile.compute.full_precision):
+            multi_scale_cam(
+                model,
+                x,
+                scales=how.scales,
+                flip=how.flip,
+                activation=activation_of(profile, method),
+                stride=how.stride,
+                rescale=how.rescale,
+                reduction=how.reduction,
+                grid=how.grid,
+            )
+        return counter.cost
+
+
+@torch.no_grad()
+def walk_step(profile: Profile) -> Cost:
+    """The random walk over the maps of WALKED pictures."""
+    profile, settings, side = weightless(profile), profile.walk, profile.data.size
+    neighbours, small = random_walk.offsets(settings.radius), side // profile.inference.stride
+    with dry_run() as counter:
+        model = new_network(profile).eval()
+        head = new_affinity(profile, model).eval()
+        x = torch.empty((WALKED, 3, side, side), dtype=torch.uint8).float() / 255
+        maps = torch.empty(WALKED, len(profile.data.classes), small, small)
+        counter.restart()
+        seen = features(model, x, settings.stride, not profile.compute.full_precision)
+        values = random_walk.affinity(head(seen), neighbours)
+        maps = resize(maps, values.shape[-2:])
+        work = list(counter.cost.work)
+        walks = []
+        for times in (1, 2):  # each time takes as long as the last one
+            counter.restart()
+            random_walk.random_walk(maps, values, neighbours, beta=settings.beta, times=times)
+            walks.append(list(counter.cost.work))
+        once, twice = walks
+        again = twice[len(once) :] * max(0, settings.times - 1)
+        return Cost(counter.cost.peak, [*work, *once, *again])
+
+
+@torch.no_grad()
+def predicting_step(profile: Profile) -> Cost:
+    """What DeepLab or CCT says of a batch of pictures, whichever is more."""
+    profile, side, amp = weightless(profile), profile.data.size, not profile.compute.full_precision
+    found = []
+    for new, scales in ((new_deeplab, profile.deeplab.scales), (new_cct, (1.0,))):
+        with dry_run() as counter:
+            model = new(profile).eval()
+            x = torch.empty(profile.inference.batch, 3, side, side)
+            counter.restart()
+            for scale in scales:
+                scaled = resize(x, torch.Size([round(scale * side)] * 2))
+                for _ in range(2):  # and its mirror image
+                    with autocast("cpu", amp):
+                        resize(model(scaled).float().softmax(1), x.shape[-2:])
+            found.append(counter.cost)
+    return max(found, key=lambda cost: cost.flops)
