@@ -37,6 +37,7 @@ class Data:
     train_list: str
     subsets: Literal["first", "drawn"]
     evaluated: tuple[str, ...]
+    seeds_on: str
     studied: int
 
 
@@ -198,6 +199,7 @@ class Inference:
     stride: int
     batch: int
     thresholds: tuple[float, ...]
+    published_thresholds: tuple[float, ...]
     chosen_on: int
 
 

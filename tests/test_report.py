@@ -111,3 +111,20 @@ def test_gain_is_taken_seed_by_seed():
     mean, spread, seeds = beside_the_paper(rows)[-1][2]
     assert (mean, seeds) == (pytest.approx(0.06), 2)
     assert spread == pytest.approx(0.0002**0.5)
+
+
+def test_a_run_on_voc_stands_beside_what_was_measured_as_it_was():
+    theirs = {"published_rule": {"threshold": 0.35, "miou": 0.57}}
+    rows = [
+        row("clims", 0.4) | {"split": "val"},
+        row("clims", 0.55) | {"split": "train_labelled"} | theirs,
+        row("clims_walk", 0.7) | {"split": "train_labelled", "profile": "voc2012"},
+        row("puzzle_cam", 0.5) | {"split": "val"},
+        row("cct", 0.73) | {"split": "val"},
+    ]
+    found = {what: ours and ours[0] for what, _, ours in beside_the_paper(rows)}
+    assert found["CLIMS maps, before any refinement (VOC2012 train)"] == 0.57  # not val's
+    assert found["CLIMS maps after random walk (VOC2012 train)"] == 0.7
+    assert found["improved release: after IRNet (VOC2012 train)"] is None  # another recipe
+    assert found["PuzzleCAM: boat (authors' table, ResNeSt-101)"] is None  # another backbone
+    assert found["Semi-supervised: CCT (Table 1, val)"] == 0.73

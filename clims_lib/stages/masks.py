@@ -31,24 +31,28 @@ from clims_lib.stages.maps import REFINING, groups, looked_at, refine
 from clims_lib.stages.methods import activation_of, row_of
 
 
-def threshold_scores(profile: Profile, name: str) -> dict[str, list[float]]:
+def threshold_scores(profile: Profile, name: str, split: str = "") -> dict[str, list[float]]:
     """{how: mIoU at every threshold} of a row of maps on `chosen_on` train pictures.
 
     name: "clims", "clims_walk_crf". how, as in seeds.normalise_cam: "max", after a walk what
-    walk.normalise says; "none", too, for trained sigmoids that nothing has divided yet.
+    walk.normalise says; "none", too, for trained sigmoids that nothing has divided yet. split: all
+    pictures of this one instead, at inference.published_thresholds: how papers choose.
     """
     row, (setting, thresholds) = row_of(name), thresholds_of(profile, name)
     section, labels = "crf" if row.crf else "inference", len(profile.data.classes) + 1
-    chosen_on = getattr(profile, section).chosen_on
+    chosen_on, where = getattr(profile, section).chosen_on, split or "train"
+    if split:
+        chosen_on, setting = None, "inference.published_thresholds"
+        thresholds = profile.inference.published_thresholds
     divided = profile.walk.normalise if row.walk else "max"
     as_it_is = activation_of(profile, row.method) == "sigmoid" and divided == "max"
     hows = (divided, "none") if as_it_is else (divided,)
 
     def make(folder: Path) -> None:
-        cams = make_cams(profile, row.maps, "train", looked_at(profile))
-        truth = read_split(profile, "train", masks=True)[2]
+        cams = make_cams(profile, row.maps, where, None if split else looked_at(profile))
+        truth = read_split(profile, where, masks=True)[2]
         counts = dict.fromkeys(hows, torch.tensor(0))
-        for part in groups(profile, cams, "train", subset(profile, "train", chosen_on)):
+        for part in groups(profile, cams, where, subset(profile, where, chosen_on)):
             height, width = part.images.shape[-2:]
             known = truth[part.some, :height, :width]
             for how in hows:
@@ -68,11 +72,13 @@ def threshold_scores(profile: Profile, name: str) -> dict[str, list[float]]:
         }
         write_json(folder / "scores.json", scores)
 
-    maps = made_from(profile, row.maps, "train")
-    maps["settings"] += [setting, f"{section}.chosen_on", *(REFINING * row.crf)]
-    maps["settings"] += subset_settings(profile, "train", chosen_on)
-    maps["inputs"] |= {"masks": split_folder(profile, "train", "masks"), "normalised by": hows}
-    folder = make_once(profile, "thresholds", name, make, **maps)
+    maps = made_from(profile, row.maps, where)
+    maps["settings"] += [setting, *(REFINING * row.crf)]
+    maps["settings"] += [] if split else [f"{section}.chosen_on"]
+    maps["settings"] += subset_settings(profile, where, chosen_on)
+    maps["inputs"] |= {"masks": split_folder(profile, where, "masks"), "normalised by": hows}
+    title = f"{name}_{split}" if split else name
+    folder = make_once(profile, "thresholds", title, make, **maps)
     return read_json(folder / "scores.json")
 
 
@@ -91,6 +97,15 @@ def choose_threshold(profile: Profile, name: str) -> dict:
     thresholds, scores = thresholds_of(profile, name)[1], threshold_scores(profile, name)
     how = max(scores, key=lambda h: max(scores[h]))
     return {"how": how, "threshold": thresholds[scores[how].index(max(scores[how]))]}
+
+
+def published_rule(profile: Profile, name: str) -> dict:
+    """{"threshold", "miou"} of a row of maps on data.seeds_on, by the papers' rule: the best of
+    inference.published_thresholds on the very pictures that are scored."""
+    scores = threshold_scores(profile, name, profile.data.seeds_on)
+    best = max(max(line) for line in scores.values())
+    line = next(line for line in scores.values() if best in line)
+    return {"threshold": profile.inference.published_thresholds[line.index(best)], "miou": best}
 
 
 def plain_masks(

@@ -21,7 +21,7 @@ from clims_lib.stage import make_once
 from clims_lib.stages.cams import train_maps
 from clims_lib.stages.clip import clip_texts, texts_of
 from clims_lib.stages.criterion import loss_form, loss_weights
-from clims_lib.stages.masks import choose_threshold, make_pseudo_masks, read_folder
+from clims_lib.stages.masks import choose_threshold, make_pseudo_masks, published_rule, read_folder
 from clims_lib.stages.methods import row_of, trainers
 from clims_lib.stages.segmentations import make_segmentations, refined, train_network
 
@@ -86,11 +86,14 @@ def scores_of(profile: Profile, name: str, split: str, prediction: Tensor, truth
 
 
 def measure(profile: Profile, name: str) -> list[dict]:
-    """Rows of results.json of one method on every evaluated split.
+    """Rows of results.json of one method on every evaluated split; of maps on data.seeds_on, too,
+    which papers measure seeds and pseudo masks on, there with what `published_rule` says.
 
     name: of maps ("clims", "clims_walk_crf"; their thresholds come from train) or of a segmentation
     network ("cct_clims"). What is not there yet is trained. Raises ValueError for an unknown name.
     """
+    splits, seeds_on = list(profile.data.evaluated), profile.data.seeds_on
+    about: dict[str, Any]
     if name in trainers(profile):
         made, weights = make_segmentations, train_network(profile, name)
         about = {"threshold": None, "crf": refined(profile, name)}
@@ -98,9 +101,15 @@ def measure(profile: Profile, name: str) -> list[dict]:
         row = row_of(name)
         made, weights = make_pseudo_masks, train_maps(profile, row.maps)
         about = {"crf": row.crf, **choose_threshold(profile, name)}
-    masks = {split: made(profile, name, split) for split in profile.data.evaluated}
-    rows = measure_masks(profile, name, masks)
-    return [row | about | {"seconds": read_manifest(weights)["seconds"]} for row in rows]
+        splits = [*([seeds_on] if seeds_on else []), *splits]
+    masks = {split: made(profile, name, split) for split in splits}
+    about["seconds"] = read_manifest(weights)["seconds"]
+    rows = [row | about for row in measure_masks(profile, name, masks)]
+    if seeds_on:  # a run that is held against papers says by which recipe it was made
+        rows = [row | {"profile": profile.name} for row in rows]
+    if seeds_on in masks and not (row_of(name).walk or row_of(name).crf):
+        rows[0]["published_rule"] = published_rule(profile, name)
+    return rows
 
 
 def measure_masks(profile: Profile, name: str, masks: dict[str, Path]) -> list[dict]:
