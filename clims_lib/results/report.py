@@ -161,8 +161,9 @@ def beside_the_paper(rows: Iterable[dict], split: str = "") -> list[tuple]:
     """Return (what, the paper's per cent, ours as (mean, spread, seeds) or None) per PAPER line.
 
     Rows of a run on VOC stand beside a number only if they were measured as it was: on the same
-    split and with that recipe, the threshold by the papers' rule, no other backbone. Rows of other pictures, of
-    which the order alone can be compared, are all from one split, by default the headline's.
+    split and with that recipe, the threshold by the papers' rule, no other backbone. Rows of other
+    pictures, of which the order alone can be compared, are all from one split, by default the
+    headline's.
     A gain "a-b" is the difference of means; its spread is that of the seeds' own differences.
     """
     rows = list(rows)
