@@ -176,6 +176,8 @@ def padded_scores(model: nn.Module, images: Tensor, multiple: int = 8) -> Tensor
     off again. Sides must be longer than what is added to them.
     """
     height, width = images.shape[-2:]
+    if not (height % multiple or width % multiple):
+        return model(images)
     padded = F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="reflect")
     return model(padded)[..., :height, :width]
 

@@ -253,9 +253,10 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         return {key: _convert(arguments[1], v, f"{name}.{key}") for key, v in value.items()}
     if origin is tuple and isinstance(value, list):
         return tuple(_convert(arguments[0], v, f"{name}[{i}]") for i, v in enumerate(value))
-    if origin is Literal and isinstance(value, str):
+    if origin is Literal and type(value) in map(type, arguments):
         if value not in arguments:
-            raise ValueError(f"{name} = {value!r} is no choice{did_you_mean(value, arguments)}")
+            near = did_you_mean(str(value), map(str, arguments))
+            raise ValueError(f"{name} = {value!r} is no choice{near}")
         return value
     if kind is Path and isinstance(value, str):
         return ROOT / Path(value).expanduser()

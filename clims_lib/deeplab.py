@@ -137,8 +137,3 @@ def all_scales_loss(*, balanced: bool = True) -> Loss:
         return total, {"ce": total}
 
     return loss
-
-
-def stepped_decay(step: int, steps: int, every: int = 10, power: float = 0.9) -> float:
-    """The released polynomial decay of a learning rate, which follows only every tenth step."""
-    return (1 - step // every * every / steps) ** power

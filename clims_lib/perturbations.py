@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from inspect import Parameter, signature
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -200,7 +201,9 @@ OPTIONS = {  # of each: the options that a caller may set, with their defaults
     f.__name__: {n: p.default for n, p in signature(f).parameters.items() if _is_option(p)}
     for f in (feature_drop, feature_noise, dropout, object_mask, context_mask, guided_cutout, i_vat)
 }
-RELEASED = {  # the options of the authors' released settings; i_vat's xi is an accident
+RELEASED: dict[
+    str, dict[str, Any]
+] = {  # the options of the authors' released settings; i_vat's xi is an accident
     "feature_drop": {"shared": True},
     "feature_noise": {"shared": True},
     "object_mask": {"mode": "nearest"},

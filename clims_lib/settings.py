@@ -235,28 +235,81 @@ class Pseudo:
 
 
 @dataclass(frozen=True)
+class DenseCrf:
+    """Keywords of crf.dense_crf; no iterations: no CRF."""
+
+    iterations: int
+    bilateral_weight: float
+    bilateral_sxy: float
+    bilateral_srgb: float
+    gaussian_weight: float
+    gaussian_sxy: float
+
+
+@dataclass(frozen=True)
 class Deeplab:
+    version: Literal[2, 3]
+    start: Literal["cam", "imagenet", "random"]
+    layers: tuple[int, ...]
+    stride: int
+    frozen_stages: int
+    norms: Literal["train", "fixed"]
     width: int
     rates: tuple[int, ...]
-    epochs: int
+    pyramid: tuple[float, ...]
+    crop: int
+    resize: tuple[float, ...]
+    steps: int
     batch: int
+    accumulate: int
+    optimiser: Literal["adamw", "sgd", "momentum_sgd"]
+    decay_every: int
     lr: float
     head_lr_factor: float
     weight_decay: float
     scales: tuple[float, ...]
+    flip: bool
+    test_size: Literal["canvas", "own"]
+    crf: DenseCrf
 
 
 @dataclass(frozen=True)
 class Cct:
     steps: int
+    start: Literal["cam", "imagenet", "random"]
+    stride: int
+    frozen_stages: int
+    norms: Literal["train", "fixed"]
     feature_channels: int
     output_stride: int
+    decoder: Literal["ours", "released"]
+    crops: Literal["factor", "long_side"]
+    crop: int
+    resize: tuple[float, ...]
+    base: int
     batch_labelled: int
     batch_weak: int
+    optimiser: Literal["adamw", "sgd", "momentum_sgd"]
     lr: float
+    backbone_lr_factor: float
     weight_decay: float
-    perturbations: tuple[str, ...]
+    perturbation_options: Literal["ours", "released"]
+    vat_xi: float
+    cutout_rule: Literal["ours", "released"]
+    supervised_loss: Literal["ce", "ab_ce"]
     unsupervised_weight: float
+    reduction: Literal["mean", "sum_labels"]
     ramp: float
     weak_weight_main: float
     weak_weight_auxiliary: float
+    flip: bool
+    test_size: Literal["canvas", "own"]
+    auxiliary: dict[str, int]  # decoders of each of perturbations.PERTURBATIONS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "auxiliary", FrozenDict(self.auxiliary))
+
+    @property
+    def perturbations(self) -> tuple[str, ...]:
+        """One name an auxiliary decoder."""
+        return tuple(name for name, count in self.auxiliary.items() for _ in range(count))

@@ -34,7 +34,7 @@ PLUMBING = {
     "data.splits.open_split",
     "stages.criterion.from_clip",
     "stages.masks.WITH_CRF",
-    "stages.segmentations.PREDICTORS",
+    "stages.segmentations.KINDS",
 }
 PLUMBING = {f"clims_lib.{name}" for name in PLUMBING}
 STAGE = "make_once"  # who calls it is a stage: to others its folder is an input, not code

@@ -165,11 +165,12 @@ def add_up(parts: list[tuple[float, dict[str, Tensor]]]) -> dict[str, float]:
 def epoch_means(history: list[dict[str, float]], steps_per_epoch: int) -> list[dict[str, float]]:
     """The mean loss and parts of every epoch, from those of every step."""
     means: list[dict[str, float]] = []
-    for step, values in enumerate(history):
-        if step % steps_per_epoch == 0:
-            means.append(dict.fromkeys(values, 0.0))
-        for name, part in values.items():
-            means[-1][name] += part / steps_per_epoch
+    for start in range(0, len(history), steps_per_epoch):
+        some = history[start : start + steps_per_epoch]  # the last epoch may be cut short
+        means.append(dict.fromkeys(some[0], 0.0))
+        for values in some:
+            for name, part in values.items():
+                means[-1][name] += part / len(some)
     return means
 
 
@@ -194,7 +195,8 @@ def new_optimiser(
 ) -> Optimizer:
     """ "adamw", or what CAM papers train with: "sgd" with Nesterov momentum 0.9.
 
-    parameters: a model's, or groups of them. "released_sgd" is what CLIMS and IRN really ran, and
+    parameters: a model's, or groups of them. "momentum_sgd" is CCT's and DeepLabV2's as released:
+    momentum 0.9 without Nesterov's look ahead. "released_sgd" is what CLIMS and IRN really ran, and
     "released_nesterov" PuzzleCAM: their weight decay lands in SGD's momentum, which is then 1e-4
     in place of 0.9, so that every step is about a tenth as long; only what the groups state
     themselves decays the weights. Raises ValueError for others.
@@ -206,13 +208,17 @@ def new_optimiser(
     if name.startswith("released"):
         nesterov = name == "released_nesterov"
         return torch.optim.SGD(parameters, lr, momentum=weight_decay, nesterov=nesterov)
-    return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+    nesterov = name == "sgd"
+    return torch.optim.SGD(
+        parameters, lr, momentum=0.9, nesterov=nesterov, weight_decay=weight_decay
+    )
 
 
 def new_schedule(name: str, optimiser: Optimizer, steps: int, steps_per_epoch: int = 1) -> LambdaLR:
     """The decay that goes with `new_optimiser(name)`: cosine, epoch by epoch; polynomial.
 
-    steps: of the decay; a released optimiser keeps its last rate in those that come after.
+    steps: of the decay; a released optimiser keeps its last rate in those that come after. With
+    "momentum_sgd" an epoch is how long a rate stays: 1 step for CCT, 10 for DeepLabV2.
     """
     return LambdaLR(optimiser, lambda step: DECAYS[name](step, steps, steps_per_epoch))
 
@@ -241,8 +247,9 @@ def cam_optimiser(
 
 
 DECAYS = {  # (step, steps, steps per epoch) -> factor of the learning rate
-    "adamw": lambda t, n, e: (1 + math.cos(math.pi * ((t // e) / (n // e)))) / 2,
+    "adamw": lambda t, n, e: (1 + math.cos(math.pi * ((t // e) / math.ceil(n / e)))) / 2,
     "sgd": lambda t, n, e: (1 - t / n) ** 0.9,
+    "momentum_sgd": lambda t, n, e: (1 - t // e * e / n) ** 0.9,
     "released_sgd": lambda t, n, e: (1 - min(t, n - 1) / n) ** 0.9,
     "released_nesterov": lambda t, n, e: (1 - min(t, n - 1) / n) ** 0.9,
 }

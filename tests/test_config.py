@@ -25,6 +25,7 @@ class Outer:
     name: str
     on: bool
     kind: Literal["soft", "hard"]
+    version: Literal[2, 3]
     inner: Inner
     shares: dict[str, float]
     more: Inner | None
@@ -34,6 +35,7 @@ TABLE = {
     "name": "x",
     "on": True,
     "kind": "soft",
+    "version": 3,
     "inner": {"rate": 1, "sizes": [2, 3]},
     "shares": {"a": 1, "b c": 0.5},
 }
@@ -48,7 +50,7 @@ def changed(path: str, value):
 
 def test_build_converts():
     built = build(Outer, TABLE)
-    assert built == Outer("x", True, "soft", Inner(1.0, (2, 3)), {"a": 1.0, "b c": 0.5}, None)
+    assert built == Outer("x", True, "soft", 3, Inner(1.0, (2, 3)), {"a": 1.0, "b c": 0.5}, None)
     assert type(built.inner.rate) is float  # so that 1 and 1.0 give one key
     assert build(Outer, tomllib.loads(to_toml(built))) == built
     more = build(Outer, TABLE | {"more": {"rate": 2.0, "sizes": []}})
@@ -67,6 +69,8 @@ def test_build_converts():
         ("on", 1, "on must be bool"),
         ("kind", "sort", "kind = 'sort' is no choice; did you mean soft"),
         ("kind", 3, "kind must be 'soft' or 'hard'"),
+        ("version", 4, "version = 4 is no choice; known: 2, 3"),
+        ("version", "3", "version must be 2 or 3, not '3'"),
         ("inner", 3, "inner is a section"),
         ("shares", 3, "shares must be a section of float, not 3"),
         ("shares.a", "x", "shares.a must be float, not 'x'"),

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from conftest import profile_of
 
 from clims_lib import sources, stage
 from clims_lib.artifacts import MANIFEST, read_json
@@ -80,6 +81,16 @@ def test_no_stage_reads_another_forms_settings(tmp_path):
     profile = load_profile("tiny", [f"outputs={tmp_path}", *forms])
     WATCHED.append(tmp_path)
     assert measures.measure(watch(profile), "pseudo_only")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forms", ([], ["deeplab.version=3", "deeplab.start=cam", "cct.start=cam"]))
+def test_no_network_of_the_releases_reads_another_ones_settings(small_voc, forms):
+    settings = ["pseudo.method=cam", "pseudo.crf=false", "deeplab.crf.iterations=0"]
+    profile = profile_of(small_voc, *settings, *forms)
+    WATCHED.append(profile.outputs)
+    for name in ("supervised", "cct", "cct_cam", "deeplab_cam"):
+        assert measures.measure(watch(profile), name)
 
 
 def test_an_undeclared_setting_is_an_error(tmp_path, monkeypatch):

@@ -213,4 +213,5 @@ def test_everything_at_once(server, tmp_path, archives, monkeypatch, capsys):
 def test_the_sources_are_the_libraries_own():
     assert SOURCES["voc"].filename == "VOCtrainval_11-May-2012.tar"
     assert {len(SOURCES[n].digest) for n in ("ViT-B/32", "RN50")} == {64}
+    assert SOURCES["resnet101"].filename == f"resnet101-{SOURCES['resnet101'].digest}.pth"
     assert all(s.url.startswith("http") and len(s.digest) >= 8 for s in SOURCES.values())

@@ -30,7 +30,7 @@ from clims_lib.perturbations import (
     object_mask,
     released_cuts,
 )
-from clims_lib.training import new_schedule
+from clims_lib.training import new_optimiser, new_schedule
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "cct.json").read_text())
 CASES = {case["name"]: (case["inputs"], case["outputs"]) for case in GOLDEN["cases"]}
@@ -506,11 +506,10 @@ def test_learning_rates():
     model = CCT(nn.Conv2d(3, 8, 1), 8, 3, 6, ("dropout",), decoder="released")
     settings = GOLDEN["config"]["optimizer"]["args"]
     groups = model.groups(given["lr"])
-    optimiser = torch.optim.SGD(
-        groups, momentum=settings["momentum"], weight_decay=settings["weight_decay"]
-    )
+    optimiser = new_optimiser("momentum_sgd", groups, given["lr"], settings["weight_decay"])
+    assert not any(group["nesterov"] for group in optimiser.param_groups)
     steps = given["epochs"] * given["iters_per_epoch"]
-    schedule = new_schedule("sgd", optimiser, steps)
+    schedule = new_schedule("momentum_sgd", optimiser, steps)
     for *_, others, backbone in expected["epoch0_iter0_lr_others_lr_backbone"]:
         assert schedule.get_last_lr() == pytest.approx([others, backbone], rel=1e-7)
         optimiser.step()

@@ -12,8 +12,10 @@ the diff.
 
 import dataclasses
 import io
+import json
 import sys
 import tempfile
+import typing
 from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +27,7 @@ from PIL import Image
 
 from clims_lib import sources, stage
 from clims_lib.artifacts import folder_of, key_of
-from clims_lib.config import load_profile
+from clims_lib.config import Profile, load_profile
 from clims_lib.data import splits
 from clims_lib.stages import cams, clip, masks, measures, methods
 
@@ -168,17 +170,25 @@ def other(name, value):
     choices = {
         "device": '"cpu"',
         "data.source": None,  # another data set altogether
-        "cam.layers": "[2, 2, 2, 2]",
+        # ResNet-50, 101 and their width: others have no ImageNet weights
+        "cam.layers": "[3, 4, 23, 3]" if value == (3, 4, 6, 3) else "[2, 2, 2, 2]",
+        "cam.thin": None if value == 1 else "4",
+        "deeplab.layers": "[3, 4, 6, 3]" if value == (3, 4, 23, 3) else None,
+        "deeplab.pyramid": "[0.5]",
         "pseudo.method": '"cam_walk"' if value != "cam_walk" else '"cam"',
         "finetune.loss": '"contrastive"' if value == "hinge" else None,
         "losses.cbs_form": '"thresholded"' if value == "class_related" else '"class_related"',
         "compute.optimiser": '"sgd"' if value == "adamw" else '"adamw"',
+        "cct.start": '"random"' if value != "random" else '"cam"',
+        "deeplab.start": '"random"' if value != "random" else '"cam"',
         "cam.backbone": '"efficientnet_lite0"' if value == "resnet" else '"resnet"',
     }
     if name in choices:
         return choices[name]
     if name == "data.evaluated":
         return '["val"]' if len(value) > 1 else '["val", "train"]'
+    if choices := choices_of(name):
+        return json.dumps(next(choice for choice in choices if choice != value))
     if isinstance(value, bool):
         return str(not value).lower()
     if isinstance(value, int | float):
@@ -190,6 +200,14 @@ def other(name, value):
         again = [*value, word if isinstance(value[0], str) else value[-1]]
         return "[" + ", ".join(f'"{v}"' if isinstance(v, str) else repr(v) for v in again) + "]"
     return None if value is None else f'"{value}x"'  # paths
+
+
+def choices_of(name):
+    """What a setting that is one of several words or numbers may be; () for another one."""
+    kind = Profile
+    for part in name.split("."):
+        kind = typing.get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
+    return typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
 
 
 def table_of_settings(keys, name):
@@ -257,10 +275,15 @@ def test_every_setting_changes_the_keys_of_what_it_decides(dry, name):
 
 def test_what_a_setting_must_and_must_not_change(dry):
     """The table's lines that a reader would look up first, said once more by hand."""
-    found = {name: changed(b, a) for name, b, a in table_of_settings(dry, "mini")}
+    lines = table_of_settings(dry, "mini")
+    found = {name: changed(b, a) for name, b, a in lines}
+    own = {name: weights_of(directly(b, a)) for name, b, a in lines}  # not by what is made from
     assert not any(found[name] for name in HARMLESS if name in found)
     idle = {name for name, names in found.items() if not names} - HARMLESS
-    assert idle == {"finetune.correct_shared", "finetune.weight_decay"}  # of the other loss
+    of_other_choices = {"finetune.correct_shared", "finetune.weight_decay", "cct.base"}
+    of_other_choices |= {"cct.vat_xi", "cct.cutout_rule", "deeplab.pyramid"}
+    crf = ("bilateral_weight", "bilateral_sxy", "bilateral_srgb", "gaussian_weight", "gaussian_sxy")
+    assert idle == of_other_choices | {f"deeplab.crf.{name}" for name in crf}
     assert {n.split("/")[1].partition("_longer")[0] for n in found["cam.longer_epochs"]} == {"cam"}
     weights = {name: weights_of(names) for name, names in found.items()}
     assert weights["cam.area_weight"] == {"cam_area"}
@@ -268,7 +291,10 @@ def test_what_a_setting_must_and_must_not_change(dry):
     assert weights["cct.steps"] == {"supervised", "pseudo_only", "cct", "cct_clims"}
     assert weights["inference.batch"] == weights["inference.thresholds"] == set()
     assert "clip" in weights["data.size"]
-    assert "cct" in weights["compute.accumulate"] & weights["compute.optimiser"]
+    assert {"cct", "deeplab_clims"} <= own["compute.accumulate"] - own["compute.optimiser"]
+    assert weights["cct.unsupervised_weight"] == {"cct", "cct_clims"}
+    unused = ("cct.base", "cct.vat_xi", "cct.cutout_rule", "deeplab.pyramid")
+    assert not any(weights[name] for name in unused)
     assert "clims_no_otm" in weights["losses.weights.btm"] and "cam" not in weights[
         "losses.weights.btm"]  # fmt: skip
 

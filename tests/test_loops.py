@@ -199,9 +199,9 @@ def test_a_training_that_diverges_says_where(name):
 
 @pytest.mark.parametrize("name", ["clip", "hinge", "contrastive", "cct"])
 def test_the_settings_of_compute_reach_every_training(name, monkeypatch, tmp_path):
-    """bfloat16 only where it is wanted; CCT takes optimiser, micro-batches, frozen norms, too."""
+    """bfloat16 only where it is wanted; CCT takes micro-batches, too."""
     settings = [f"outputs={tmp_path}", "device=cpu", "compute.full_precision=true"]
-    settings += ["compute.optimiser=sgd", "compute.accumulate=2", "compute.frozen_norm=true"]
+    settings += ["compute.accumulate=2", "cct.optimiser=sgd", "cct.norms=fixed"]
     if name in ("hinge", "contrastive"):
         settings.append(f"finetune.loss={name}")
     profile, asked = load_profile("tiny", settings), {}

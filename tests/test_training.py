@@ -231,6 +231,7 @@ def test_progress_and_watch_are_told():
 def test_the_means_of_every_epoch():
     history = [{"loss": float(i), "part": 2.0 * i} for i in range(6)]
     assert epoch_means(history, 3) == [{"loss": 1.0, "part": 2.0}, {"loss": 4.0, "part": 8.0}]
+    assert epoch_means(history[:4], 3)[1] == history[3]  # cut short
 
 
 def test_batches_that_run_out():

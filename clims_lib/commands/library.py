@@ -15,12 +15,12 @@ def download(parser: argparse.ArgumentParser) -> Callable:
     """Fetch what the voc2012 profile needs.
 
     PASCAL VOC2012 and SBD from where torchvision finds them, CLIP from where `clip` does, ResNet-50
-    from torchvision's weights. A broken download goes on where it stopped; nothing is used before
-    its checksum is right. Nothing begins where SciPy or room on the disk is missing, also for what
-    the profile writes later.
+    and DeepLab's ResNet-101 from torchvision's weights. A broken download goes on where it stopped;
+    nothing is used before its checksum is right. Nothing begins where SciPy or room on the disk is
+    missing, also for what the profile writes later.
     """
     parser.add_argument(
-        "what", choices=["voc2012", "weights"], help="weights: CLIP and ResNet-50 only"
+        "what", choices=["voc2012", "weights"], help="weights: CLIP and ResNets only"
     )
     parser.add_argument(
         "--data-root", type=Path, default=ROOT / "data", help="default: data in the checkout"

@@ -1,8 +1,8 @@
 """Fetch what the voc2012 profile needs: clims download voc2012
 
 PASCAL VOC2012 and SBD from where torchvision finds them, CLIP from where `clip` does, ResNet-50
-from torchvision's weights. A broken download goes on where it stopped; nothing is used before its
-checksum is right; archives are unpacked beside and then renamed.
+and DeepLab's ResNet-101 from torchvision's weights. A broken download goes on where it stopped;
+nothing is used before its checksum is right; archives are unpacked beside and then renamed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
-from torchvision.models import ResNet50_Weights
+from torchvision.models import ResNet50_Weights, ResNet101_Weights
 from tqdm.auto import tqdm
 
 from clims_lib.clip_model import clip
@@ -43,13 +43,19 @@ def _clip_source(name: str, megabytes: int) -> Source:
     return Source(url, "sha256", url.split("/")[-2], megabytes)
 
 
-_VOC, _RESNET = DATASET_YEAR_DICT["2012"], ResNet50_Weights.IMAGENET1K_V2.url
+def _resnet_source(url: str, megabytes: int) -> Source:
+    digits = url.rpartition("-")[2].split(".")[0]  # the checksum's first, in the address
+    return Source(url, "sha256", digits, megabytes)
+
+
+_VOC = DATASET_YEAR_DICT["2012"]
 SOURCES = {
     "voc": Source(_VOC["url"], "md5", _VOC["md5"], 1908),
     "sbd": Source(SBDataset.url, "md5", SBDataset.md5, 1352),
     "ViT-B/32": _clip_source("ViT-B/32", 338),
     "RN50": _clip_source("RN50", 244),
-    "resnet50": Source(_RESNET, "sha256", _RESNET.rpartition("-")[2].split(".")[0], 98),
+    "resnet50": _resnet_source(ResNet50_Weights.IMAGENET1K_V2.url, 98),
+    "resnet101": _resnet_source(ResNet101_Weights.IMAGENET1K_V1.url, 171),
 }
 UNPACKED = {"voc": "VOC2012", "sbd": "SBD"}  # the archives, and the folders they become
 
@@ -158,7 +164,7 @@ def get_voc2012(data_root: Path, sources: dict[str, Source] = SOURCES) -> Path:
 
 
 def get_weights(data_root: Path, sources: dict[str, Source] = SOURCES) -> list[Path]:
-    """CLIP and ResNet-50 in data_root/weights."""
+    """CLIP and both ResNets in data_root/weights."""
     names = [name for name in sources if name not in UNPACKED]
     return [fetch(sources[name], Path(data_root) / "weights") for name in names]
 

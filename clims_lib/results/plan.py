@@ -210,11 +210,12 @@ def _masks(profile: Profile, ours: str, count: dict[str, int]) -> Planned:
 def _segmenter(profile: Profile, name: str, count: dict[str, int]) -> Planned:
     """One of the trainers."""
     trainer, blank = trainers(profile)[name], steps.weightless(profile)
-    needs = "cam, masks" if trainer.pseudo else "cam"
+    named = {"cam": "cam", "imagenet": "ImageNet's", "random": "splits"}
+    needs = named[getattr(profile, trainer.section).start] + ", masks" * trainer.pseudo
     makes: list[Stage] = [(f"weights/{name}", partial(train_network, profile, name))]
     if trainer.section == "deeplab":
-        number = profile.deeplab.epochs * epoch_of(count["train"], profile.deeplab.batch)[1]
-        cost, new = partial(steps.deeplab_step, profile), new_deeplab
+        number, cost = profile.deeplab.steps, partial(steps.deeplab_step, profile)
+        new = new_deeplab
     else:
         number, cost = profile.cct.steps, partial(steps.cct_step, profile, name)
         new = new_cct  # type: ignore[assignment]
@@ -234,7 +235,9 @@ def _segmentations(profile: Profile, names: Sequence[str], count: dict[str, int]
     number = len(names) * sum(-(-count[split] // batch) for split in splits)
     cost = partial(steps.predicting_step, profile)
     disk = pictures * _bytes_of_mask(profile)
-    return Planned("segmentations", makes, disk, number, cost, "deeplab, cct")
+    refined = sum(count[split] for split in splits) * (profile.deeplab.crf.iterations > 0)
+    seconds = refined * CRF_SECONDS * _share(profile)
+    return Planned("segmentations", makes, disk, number, cost, "deeplab, cct", seconds)
 
 
 def _parts(

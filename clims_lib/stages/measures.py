@@ -23,7 +23,7 @@ from clims_lib.stages.clip import clip_texts, texts_of
 from clims_lib.stages.criterion import loss_form, loss_weights
 from clims_lib.stages.masks import choose_threshold, make_pseudo_masks, read_folder
 from clims_lib.stages.methods import row_of, trainers
-from clims_lib.stages.segmentations import make_segmentations, train_network
+from clims_lib.stages.segmentations import make_segmentations, refined, train_network
 
 LEAKS = {"railroad->train": ("railroad", "train"), "water->boat": ("water", "boat")}
 AROUND = ("train", "boat")  # the same cases on photographs
@@ -93,7 +93,7 @@ def measure(profile: Profile, name: str) -> list[dict]:
     """
     if name in trainers(profile):
         made, weights = make_segmentations, train_network(profile, name)
-        about = {"threshold": None, "crf": False}
+        about = {"threshold": None, "crf": refined(profile, name)}
     else:
         row = row_of(name)
         made, weights = make_pseudo_masks, train_maps(profile, row.maps)

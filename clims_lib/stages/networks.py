@@ -82,19 +82,19 @@ def new_network(profile: Profile, method: str = "cam") -> CAMNet:
     return net
 
 
-def load_imagenet(backbone: torch.nn.Module, weights: Path) -> None:
-    """Give a backbone its ImageNet weights: torchvision's file for a ResNet-50, else its own.
+def load_imagenet(backbone: torch.nn.Module, weights: Path, name: str = "resnet50") -> None:
+    """Give a backbone its ImageNet weights: torchvision's file of a ResNet, else its own.
 
-    Raises FileNotFoundError saying where the file belongs.
+    name: of download.SOURCES. Raises FileNotFoundError saying where the file belongs.
     """
     if isinstance(backbone, EfficientNetLite):
         backbone.load_imagenet()
         return
-    source = SOURCES["resnet50"]
+    source = SOURCES[name]
     path = weights / source.filename
     if not path.is_file():
         raise FileNotFoundError(
-            f"ImageNet's ResNet-50 is not here: {path}. Fetch it with clims download weights "
+            f"ImageNet's {name} is not here: {path}. Fetch it with clims download weights "
             f"--data-root {weights.parent}, or put {source.url} there"
         )
     state = torch.load(path, map_location="cpu", weights_only=True)
