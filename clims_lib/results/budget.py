@@ -97,7 +97,9 @@ def plan_table(profile: Profile, gpu: GPU, rows: Sequence[Budgeted]) -> str:
     """What is there, what is to come, and what the figures are estimates from."""
     lines = [["stage", "there", "steps", "TFLOP", "GPU GiB", "hours", "disk GB", "needs"]]
     data = data_bytes(profile)
-    lines.append(["data", "absent" if data else "there", *[""] * 4, f"{data / 1e9:.1f}", ""])
+    lines.append(
+        ["data, weights", "absent" if data else "there", *[""] * 4, f"{data / 1e9:.1f}", ""]
+    )
     for stage, state, cost, left in rows:
         steps = f"{stage.steps:,}" if stage.steps else ""
         counted = [f"{cost.flops / 1e12:.2f}", f"{cost.peak / GIB:.1f}"] if cost else ["", ""]
