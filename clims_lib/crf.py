@@ -19,6 +19,14 @@ from clims_lib.permutohedral import Lattice
 EXACT_PIXELS = 1024  # up to here the full kernel is as quick as the lattice
 LARGEST_KERNEL = 128 * 128  # pixels; beyond it the full kernel would need gigabytes
 ABSENT_ENERGY = 1000.0  # exp(-1000) is 0: no message can bring an absent class back
+RELEASED_CRF = {  # the CRF between maps and affinity labels, of IRNet and of both releases of CLIMS
+    "gaussian_weight": 3.0,
+    "gaussian_sxy": 3.0,
+    "bilateral_weight": 10.0,
+    "bilateral_sxy": 50.0,
+    "bilateral_srgb": 5 / 255,
+    "iterations": 10,
+}
 Filter = Callable[[Tensor], Tensor]  # q (B, H, W, ...) -> its messages, of the same shape
 
 
@@ -145,6 +153,18 @@ def refine_at(
     unary = [unary_from_cam(cam, t, sharpness)[:, present] for t in thresholds]
     labels = torch.tensor(present, dtype=torch.uint8, device=cam.device)
     return labels[dense_crf(torch.stack(unary, 1), image, **settings).argmax(-3)]
+
+
+def refine_labels(
+    image: Tensor, masks: Tensor, num_labels: int, *, confidence: float = 0.7, **settings: Any
+) -> Tensor:
+    """CRF masks of hard ones, as IRNet refines its labels: uint8 (B, ..., H, W) like `masks`.
+
+    image (B, 3, H, W) in [0, 1]; masks: whole numbers 0..num_labels-1, each taken for right with
+    probability `confidence`; settings: dense_crf's keywords, by default RELEASED_CRF.
+    """
+    unary = unary_from_labels(masks, confidence, num_labels)
+    return dense_crf(unary, image, **RELEASED_CRF | settings).argmax(-3).to(torch.uint8)
 
 
 def _places(image: Tensor, sxy: float) -> Tensor:

@@ -9,7 +9,7 @@ linearly with the picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,18 @@ def inner(x: Tensor, border: int) -> Tensor:
     if border < 0 or h <= border or w <= 2 * border:
         raise ValueError(f"{h} x {w} places leave nothing inside a border of {border}")
     return x[..., : h - border, border : w - border]
+
+
+def own_places(sizes: Tensor, size: Sequence[int], border: int = 0) -> Tensor:
+    """bool (B, 1, h, w): what is `inner` in pictures that fill only a corner of their canvas.
+
+    sizes (B, 2): how many places each is high and wide; size: the canvas, (h, w). Where nothing is
+    left inside the border, no place is.
+    """
+    down, across = (torch.arange(n, device=sizes.device) for n in size)
+    high, wide = sizes[:, :1], sizes[:, 1:]
+    inside = (across >= border) & (across < wide - border)
+    return ((down < high - border)[:, :, None] & inside[:, None, :])[:, None]
 
 
 def affinity(embedding: Tensor, steps: list[tuple[int, int]], border: int = 0) -> Tensor:
@@ -139,13 +151,16 @@ def affinity_loss(
 
 
 def affinity_training_loss(
-    features: Callable[[Tensor], list[Tensor]], neighbours: list[tuple[int, int]]
+    features: Callable[[Tensor], list[Tensor]],
+    neighbours: list[tuple[int, int]],
+    border: int = 0,
+    guard: str = "clamp",
 ) -> Callable:
     """The affinity loss of an `AffinityHead`, for `training.train`.
 
-    features: pictures uint8 (B, 3, S, S) -> the backbone's, which does not learn; neighbours:
-    `offsets`. A batch: the pictures and their sure labels uint8 (B, h, w). Its three means are over
-    pairs of places, so micro-batches would not quite add up to it.
+    features: pictures (B, 3, S, S) -> the backbone's, which does not learn; neighbours: `offsets`;
+    border, guard: of `affinity_loss`. A batch: the pictures and their sure labels uint8 (B, h, w).
+    Its three means are over pairs of places, so micro-batches would not quite add up to it.
     """
 
     def loss(
@@ -154,7 +169,8 @@ def affinity_training_loss(
         images, labels = batch
         with torch.no_grad():
             stages = features(images)
-        return affinity_loss(affinity(head(stages), neighbours), labels, neighbours), {}
+        values = affinity(head(stages), neighbours, border)
+        return affinity_loss(values, labels, neighbours, border, guard), {}
 
     return loss
 

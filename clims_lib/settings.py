@@ -35,6 +35,7 @@ class Data:
     labelled: int
     captions: int
     train_list: str
+    subsets: Literal["first", "drawn"]
     evaluated: tuple[str, ...]
     studied: int
 
@@ -215,17 +216,46 @@ class Crf:
 
 @dataclass(frozen=True)
 class Walk:
+    form: Literal["ours", "affinitynet", "irnet"]
     stride: int
     radius: float
+    training_radius: int
     embedding: int
     pictures: int
     low: float
     high: float
     steps: int
     batch: int
+    crop: int
+    resize: tuple[float, ...]
     lr: float
+    displacement_lr_factor: float
+    weight_decay: float
     beta: float
     times: int
+    normalise: Literal["max", "joint"]
+    thresholds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.form == "ours":
+            return
+        place, reach = self.place, self.training_radius if self.form == "irnet" else self.radius
+        if self.radius != int(self.radius) or min(self.radius, reach) < 2:
+            raise ValueError(
+                f"walk.form = {self.form!r} counts radii in whole places from 2 on, not "
+                f"{min(self.radius, reach)}"
+            )
+        if self.crop % place or self.crop // place <= 2 * (reach - 1):
+            least = place * (2 * int(reach) - 1)
+            raise ValueError(
+                f"walk.crop must be a multiple of {place} pixels, the size of a place, and at "
+                f"least {least} at a radius of {int(reach)} places, not {self.crop}"
+            )
+
+    @property
+    def place(self) -> int:
+        """Pixels, down and across, of the places that walk: IRNet's heads always have a quarter."""
+        return 4 if self.form == "irnet" else self.stride
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ PLUMBING = {
     "stages.criterion.from_clip",
     "stages.masks.WITH_CRF",
     "stages.segmentations.KINDS",
+    "stages.sure_labels.SURE",
+    "stages.walk.FORMS",
 }
 PLUMBING = {f"clims_lib.{name}" for name in PLUMBING}
 STAGE = "make_once"  # who calls it is a stage: to others its folder is an input, not code

@@ -93,6 +93,16 @@ def test_no_network_of_the_releases_reads_another_ones_settings(small_voc, forms
         assert measures.measure(watch(profile), name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["affinitynet", "irnet"])
+def test_no_released_walk_reads_anothers_settings(tmp_path, form):
+    released = [f"walk.form={form}", "walk.radius=3.0", "walk.training_radius=3", "walk.stride=4"]
+    released += ["walk.normalise=joint", "walk.thresholds=[0.2]", "data.subsets=drawn"]
+    profile = load_profile("tiny", [f"outputs={tmp_path}", *released])
+    WATCHED.append(tmp_path)
+    assert measures.measure(watch(profile), "cam_walk_crf")
+
+
 def test_an_undeclared_setting_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "code_of", lambda *_: {})  # this file is none of the library's
     profile = watch(load_profile("tiny", [f"outputs={tmp_path}"]))
@@ -164,11 +174,15 @@ def note(frame, ran: dict[tuple, set]) -> None:
     ran.setdefault(WORKING[repr(recipe)], set()).add(found)
 
 
-@cache
 def where_is(code) -> tuple[str, str] | None:
     """(module, definition) of a function's code, None for plumbing and for a module's own body."""
-    path = Path(code.co_filename).relative_to(sources.PACKAGE.parent).with_suffix("")
-    module, name = ".".join(path.parts), code.co_qualname.partition(".")[0]
+    return _where_is(code.co_filename, code.co_qualname)  # codes of two files may be equal
+
+
+@cache
+def _where_is(file: str, qualname: str) -> tuple[str, str] | None:
+    path = Path(file).relative_to(sources.PACKAGE.parent).with_suffix("")
+    module, name = ".".join(path.parts), qualname.partition(".")[0]
     if module in sources.PLUMBING or f"{module}.{name}" in sources.PLUMBING or name[0] == "<":
         return None
     return module, name

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clims_lib import irnet
+from clims_lib import crf, irnet
 from clims_lib.backbones import ThinResNet
 from clims_lib.random_walk import affinity, affinity_loss, inner, offsets, pairs, random_walk, shift
 from clims_lib.seeds import cam_to_mask, normalise_cam, sure_mask
@@ -172,6 +172,26 @@ def test_sure_labels(name):
     )
     assert high.tolist() == known["fg_confident"] and low.tolist() == known["bg_confident"]
     assert sure_mask(high, low).tolist() == known["label"]
+
+
+def test_the_crf_of_the_labels():
+    """Its constants are stated; what it does to a mask is worked out from the mask's energies."""
+    stated = GOLDEN["crf"]["cam_to_ir_label (irn, CLIMS root) and make_affinity_labels"]
+    sigmas = {key: crf.RELEASED_CRF[f"{key}_sxy"] for key in ("gaussian", "bilateral")}
+    levels = crf.RELEASED_CRF["bilateral_srgb"] * 255
+    weights = crf.RELEASED_CRF["gaussian_weight"], crf.RELEASED_CRF["bilateral_weight"]
+    assert f"Gaussian sxy {sigmas['gaussian']:g} compat {weights[0]:g}" in stated
+    assert f"bilateral sxy {sigmas['bilateral']:g} srgb {levels:g} compat {weights[1]:g}" in stated
+    assert f"{crf.RELEASED_CRF['iterations']} iterations" in stated and "gt_prob 0.7" in stated
+    g = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 9, 12, generator=g)
+    masks = torch.randint(0, 3, (1, 2, 9, 12), generator=g)
+    refined = crf.refine_labels(image, masks, 3)
+    for mask, found in zip(masks[0], refined[0], strict=True):
+        odds = torch.full((3, 9, 12), 0.15).scatter(0, mask[None], 0.7)
+        q = crf.dense_crf(-odds.log()[None], image, **crf.RELEASED_CRF)
+        assert torch.equal(found, q.argmax(1)[0].byte())
+    assert torch.equal(crf.refine_labels(image, masks, 3, iterations=0), masks.byte())
 
 
 # ---- Training -----------------------------------------------------------------------------------

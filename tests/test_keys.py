@@ -178,6 +178,10 @@ def other(name, value):
         "pseudo.method": '"cam_walk"' if value != "cam_walk" else '"cam"',
         "finetune.loss": '"contrastive"' if value == "hinge" else None,
         "losses.cbs_form": '"thresholded"' if value == "class_related" else '"class_related"',
+        "walk.form": '"irnet"' if value != "irnet" else '"ours"',
+        "walk.normalise": '"joint"' if value == "max" else '"max"',
+        "walk.thresholds": "[0.5]",
+        "data.subsets": '"drawn"' if value == "first" else '"first"',
         "compute.optimiser": '"sgd"' if value == "adamw" else '"adamw"',
         "cct.start": '"random"' if value != "random" else '"cam"',
         "deeplab.start": '"random"' if value != "random" else '"cam"',
@@ -185,6 +189,8 @@ def other(name, value):
     }
     if name in choices:
         return choices[name]
+    if name in ("walk.radius", "walk.stride", "walk.crop"):  # whole places
+        return repr(value + 1 if name == "walk.radius" else 2 * value)
     if name == "data.evaluated":
         return '["val"]' if len(value) > 1 else '["val", "train"]'
     if choices := choices_of(name):
@@ -281,9 +287,15 @@ def test_what_a_setting_must_and_must_not_change(dry):
     assert not any(found[name] for name in HARMLESS if name in found)
     idle = {name for name, names in found.items() if not names} - HARMLESS
     of_other_choices = {"finetune.correct_shared", "finetune.weight_decay", "cct.base"}
-    of_other_choices |= {"cct.vat_xi", "cct.cutout_rule", "deeplab.pyramid"}
+    of_other_choices |= {"finetune.texts", "finetune.directions", "finetune.crop"}
+    of_other_choices |= {"cct.vat_xi", "cct.cutout_rule", "deeplab.pyramid", "clims.head_init"}
+    of_other_choices |= {"losses.cbs_threshold"}
     crf = ("bilateral_weight", "bilateral_sxy", "bilateral_srgb", "gaussian_weight", "gaussian_sxy")
-    assert idle == of_other_choices | {f"deeplab.crf.{name}" for name in crf}
+    walks = {"crop", "resize", "weight_decay", "training_radius", "displacement_lr_factor"}
+    elsewhere = {f"deeplab.crf.{name}" for name in crf} | {f"walk.{name}" for name in walks}
+    assert idle == of_other_choices | elsewhere
+    assert {"clims_walk"} <= weights_of(found["walk.form"]) < {
+        "clims_walk", "cct_clims", "deeplab_clims", "pseudo_only"}  # fmt: skip
     assert {n.split("/")[1].partition("_longer")[0] for n in found["cam.longer_epochs"]} == {"cam"}
     weights = {name: weights_of(names) for name, names in found.items()}
     assert weights["cam.area_weight"] == {"cam_area"}

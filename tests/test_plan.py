@@ -196,7 +196,7 @@ def test_steps_and_disk_are_the_published_numbers(bare):
     assert stages["clip_finetuned"].steps == 20 * 662
     assert stages["splits"].disk == (10_582 + 1_449) * 4 * 512 * 512  # 12.6 GB
     assert stages["clip"].disk == 2 * 151_277_313
-    maps = (10_582 + 2_000 + 1_449) * (1.5 * 2 * 94 * 125 + 600)
+    maps = (10_582 + 600 + 1_449) * (1.5 * 2 * 94 * 125 + 600)
     assert stages["maps of clims"].disk == maps
     assert {budget.state_of(bare, stage) for stage in stages.values()} == {"absent"}
 

@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from clims_lib.random_walk import AffinityHead, affinity, affinity_loss, offsets, random_walk, shift
+from clims_lib.irnet import edge_paths
+from clims_lib.random_walk import (
+    AffinityHead,
+    affinity,
+    affinity_loss,
+    inner,
+    offsets,
+    own_places,
+    random_walk,
+    shift,
+)
 
 H, W = 5, 4
 PLACES = [(i, j) for i in range(H) for j in range(W)]
@@ -90,6 +100,23 @@ def test_loss_counts_each_kind_of_pair_by_itself(embedding):
 def test_the_head_has_the_first_stages_size():
     head = AffinityHead([8, 16], 12)
     assert head([torch.rand(2, 8, 32, 24), torch.rand(2, 16, 8, 6)]).shape == (2, 12, 32, 24)
+
+
+@pytest.mark.parametrize("radius", [2, 3])
+def test_a_picture_on_a_canvas_walks_as_if_alone(radius):
+    g = torch.Generator().manual_seed(0)
+    steps, border, sizes = list(edge_paths(radius)), radius - 1, [(8, 11), (6, 7), (5, 2)]
+    embedding, scores = (torch.rand(3, c, 8, 11, generator=g) for c in (4, 2))
+    own = own_places(torch.tensor(sizes), (8, 11), border)
+    walked = random_walk(scores, affinity(embedding, steps) * own, steps, beta=2, times=3)
+    for i, (h, w) in enumerate(sizes):
+        cut = slice(i, i + 1), slice(None), slice(h), slice(w)
+        expected = scores[cut]  # too narrow: nothing is tied, nothing walks
+        if w > 2 * border:
+            assert int(own[i].sum()) == inner(embedding[cut], border)[0, 0].numel()
+            values = affinity(embedding[cut], steps, border)
+            expected = random_walk(scores[cut], values, steps, beta=2, times=3)
+        torch.testing.assert_close(walked[cut], expected)
 
 
 def test_bad_input_says_so(embedding):

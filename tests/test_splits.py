@@ -7,7 +7,15 @@ from PIL import Image
 
 from clims_lib.batches import FILL
 from clims_lib.config import load_profile
-from clims_lib.data.splits import make_data, open_split, read_sizes, read_split, split_folder
+from clims_lib.data.splits import (
+    make_data,
+    open_split,
+    read_sizes,
+    read_split,
+    split_folder,
+    subset,
+    subset_settings,
+)
 from clims_lib.data.voc import VOC_CLASSES, read_mask, write_mask
 from clims_lib.stages.clip import find_clip, make_clip, missing, runnable
 from clims_lib.stages.masks import make_pseudo_masks, pseudo_masks, read_folder
@@ -91,6 +99,26 @@ def test_a_list_of_another_length_is_refused(small_voc):
     with pytest.raises(ValueError, match="trainaug has 8 pictures, not 10582"):
         open_split(profile_of(small_voc, "data.train=10582"), "train")
     assert len(open_split(profile_of(small_voc, "data.train=0"), "train")) == 8  # 0: however many
+
+
+def test_drawn_subsets_are_the_start_of_one_permutation(small_voc):
+    """The release's lists are sorted by year, so that the first pictures are all of 2007."""
+    for seed in (0, 1):
+        profile = profile_of(small_voc, f"seed={seed}")
+        order = torch.randperm(8, generator=torch.Generator().manual_seed(seed)).tolist()
+        found = [subset(profile, "train", n) for n in range(9)]
+        assert found == [sorted(order[:n]) for n in range(9)]
+        assert all(set(a) < set(b) for a, b in zip(found, found[1:], strict=False))  # they nest
+    assert found[3] != [0, 1, 2] and found[3] != subset(profile_of(small_voc), "train", 3)
+    first = profile_of(small_voc, "data.subsets=first")
+    assert subset(first, "train", 3) == [0, 1, 2]
+    for one in (first, profile):  # whole splits stay in order, and depend on nothing
+        assert subset(one, "train", None) == subset(one, "train", 99) == list(range(8))
+        assert subset_settings(one, "train", 8) == subset_settings(one, "train", None) == []
+    assert subset_settings(first, "train", 7) == ["data.subsets"]
+    assert subset_settings(profile, "train", 7) == ["data.subsets", "seed"]
+    with pytest.raises(ValueError, match="'drawm' is no choice; did you mean drawn"):
+        profile_of(small_voc, "data.subsets=drawm")
 
 
 def test_no_data_set_says_how_to_get_one(tmp_path):

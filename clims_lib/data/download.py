@@ -54,7 +54,7 @@ SOURCES = {
     "sbd": Source(SBDataset.url, "md5", SBDataset.md5, 1352),
     "ViT-B/32": _clip_source("ViT-B/32", 338),
     "RN50": _clip_source("RN50", 244),
-    "resnet50": _resnet_source(ResNet50_Weights.IMAGENET1K_V2.url, 98),
+    "resnet50": _resnet_source(ResNet50_Weights.IMAGENET1K_V1.url, 98),
     "resnet101": _resnet_source(ResNet101_Weights.IMAGENET1K_V1.url, 171),
 }
 UNPACKED = {"voc": "VOC2012", "sbd": "SBD"}  # the archives, and the folders they become

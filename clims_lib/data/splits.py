@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +23,7 @@ from clims_lib.data.pictures import (
     write_array,
     write_rows,
 )
-from clims_lib.data.voc import VOCFolder, has_list
+from clims_lib.data.voc import VOCFolder, has_list, read_mask_files
 from clims_lib.labels import IGNORE
 from clims_lib.miniworld.dataset import write_dataset
 from clims_lib.settings import Data
@@ -97,6 +98,28 @@ def data_digest(profile: Profile) -> str:
     kinds = ["images", "labels", "masks"]
     kinds += ["grounds"] if (profile.data_root / "grounds.txt").is_file() else []
     return key_of([contents(profile, s, kind) for s in dict.fromkeys(splits) for kind in kinds])
+
+
+def subset(profile: Profile, split: str, count: int | None) -> list[int]:
+    """The numbers, rising, of `count` of a split's pictures; of all where it has no more, or None.
+
+    data.subsets: "first", as the split lists them, or "drawn": one permutation of the whole split
+    by the profile's seed, from its start. Either way a smaller subset is part of a larger one.
+    """
+    whole = len(open_split(profile, split).names)
+    if count is None or count >= whole:
+        return list(range(whole))
+    if profile.data.subsets == "first":
+        return list(range(count))
+    drawn = torch.randperm(whole, generator=torch.Generator().manual_seed(profile.seed))
+    return sorted(drawn[:count].tolist())
+
+
+def subset_settings(profile: Profile, split: str, count: int | None) -> list[str]:
+    """The settings that decide which pictures `subset` takes; none where it takes all."""
+    if count is None or count >= len(open_split(profile, split).names):
+        return []
+    return ["data.subsets", "seed"] if profile.data.subsets == "drawn" else ["data.subsets"]
 
 
 def split_folder(profile: Profile, split: str, kind: str = "images") -> Path:
@@ -186,6 +209,14 @@ def read_split(
     """
     truth = read_stored(profile, split, "masks") if masks else None
     return read_images(profile, split), read_labels(profile, split), truth
+
+
+def read_masks(paths: Sequence[Path], side: int) -> Tensor:
+    """Mask files on their canvases: uint8 (N, side, side), 255 beyond each picture."""
+    masks = torch.full((len(paths), side, side), IGNORE, dtype=torch.uint8)
+    for canvas, mask in zip(masks, read_mask_files(paths), strict=True):
+        canvas[: mask.shape[0], : mask.shape[1]] = torch.from_numpy(mask)
+    return masks
 
 
 def read_sizes(profile: Profile, split: str) -> Tensor:

@@ -107,7 +107,7 @@ def open_judge(profile: Profile) -> tuple[Measure, CLIP]:
 def grounds_of(profile: Profile, klass: str) -> list[str]:
     """The profile's background texts of a class."""
     table = prompts.parse_background(profile.losses.background)
-    return table[klass] if isinstance(table, dict) else table
+    return table.get(klass, []) if isinstance(table, dict) else table
 
 
 def loss_figure(profile: Profile) -> Figure:

@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from clims_lib import cct_network, clip_model, finetune, random_walk
+from clims_lib import cct_network, clip_model, finetune
 from clims_lib.batches import augment
 from clims_lib.cam import multi_scale_cam
 from clims_lib.clip_model import CLIP, autocast
@@ -26,7 +26,8 @@ from clims_lib.stages.fully_supervised import learning_of_deeplab, new_deeplab
 from clims_lib.stages.methods import METHODS, activation_of, trainer_of
 from clims_lib.stages.networks import crops_of, learning_of, new_network, section_of
 from clims_lib.stages.semi_supervised import learning_of_cct, new_cct, normalise, perturbs
-from clims_lib.stages.walk import features, new_affinity, resize
+from clims_lib.stages.walk import FORMS as WALKS
+from clims_lib.stages.walk_ours import Ours, resize
 from clims_lib.training import StepBatch, train
 
 WALKED = 8  # pictures that walk together
@@ -161,23 +162,28 @@ def clip_step(profile: Profile) -> Cost:
         return trained(counter, model, lambda: (images, texts), how | {"loss": loss})
 
 
-def affinity_step(profile: Profile) -> Cost:
-    """A step of learning the random walk's affinities."""
+def blank_walk(profile: Profile, name: str) -> Ours:
+    """The profile's form of the walk, on a network that was not trained."""
+    network = {"network": lambda self: new_network(self.profile, self.name).eval()}
+    return type("Blank", (WALKS[profile.walk.form],), network)(profile, name)
+
+
+def affinity_step(profile: Profile, name: str) -> Cost:
+    """A step of learning the random walk's affinities of a network's maps."""
     profile, settings = weightless(profile), profile.walk
-    side, amp = profile.data.size, not profile.compute.full_precision
+    ours, place, size = settings.form == "ours", settings.place, settings.batch
+    side = profile.data.size if ours else settings.crop
+
+    def batch() -> StepBatch:
+        sure = torch.empty((size, side // place, side // place), dtype=torch.uint8)
+        if ours:
+            return torch.empty((size, 3, side, side), dtype=torch.uint8), sure
+        return crops(profile, size, True, {"crop": side, "resize": settings.resize})[0], sure
+
     with dry_run() as counter:
-        model = new_network(profile).eval()
-        head = new_affinity(profile, model)
-        loss = random_walk.affinity_training_loss(
-            lambda x: features(model, x.float() / 255, settings.stride, amp),
-            random_walk.offsets(settings.radius),
-        )
-        images = torch.empty((settings.batch, 3, side, side), dtype=torch.uint8)
-        sure = torch.empty((settings.batch, side, side), dtype=torch.uint8)
-        batch = images, sure[:, :: settings.stride, :: settings.stride]
-        optimiser = torch.optim.Adam(head.parameters(), lr=settings.lr)
-        how = {"loss": loss, "optimiser": optimiser, "amp": False}
-        return trained(counter, head, lambda: batch, how)
+        form = blank_walk(profile, name)
+        head = form.new_head()
+        return trained(counter, head, batch, form.learns(head) | {"amp": False})
 
 
 def deeplab_step(profile: Profile) -> Cost:
@@ -240,28 +246,24 @@ def maps_step(profile: Profile, method: str, size: tuple[int, int]) -> Cost:
 
 
 @torch.no_grad()
-def walk_step(profile: Profile) -> Cost:
-    """The random walk over the maps of WALKED pictures."""
-    profile, settings, side = weightless(profile), profile.walk, profile.data.size
-    neighbours, small = random_walk.offsets(settings.radius), side // profile.inference.stride
-    with dry_run() as counter:
-        model = new_network(profile).eval()
-        head = new_affinity(profile, model).eval()
-        x = torch.empty((WALKED, 3, side, side), dtype=torch.uint8).float() / 255
-        maps = torch.empty(WALKED, len(profile.data.classes), small, small)
-        counter.restart()
-        seen = features(model, x, settings.stride, not profile.compute.full_precision)
-        values = random_walk.affinity(head(seen), neighbours)
-        maps = resize(maps, values.shape[-2:])
-        work = list(counter.cost.work)
-        walks = []
-        for times in (1, 2):  # each time takes as long as the last one
+def walk_step(profile: Profile, name: str) -> Cost:
+    """The random walk over a network's maps of WALKED pictures."""
+    profile, side = weightless(profile), profile.data.size
+    work: list[list[tuple[int, int]]] = []
+    for times in (1, 2):  # each further time costs what the second does
+        with dry_run() as counter:
+            form = blank_walk(replace(profile, walk=replace(profile.walk, times=times)), name)
+            head = form.new_head().eval()
+            x = torch.empty((WALKED, 3, side, side), dtype=torch.uint8).float() / 255
+            small = side // profile.inference.stride
+            maps = torch.empty(WALKED, len(profile.data.classes), small, small)
+            sizes = torch.empty((WALKED, 2), dtype=torch.int32)
             counter.restart()
-            random_walk.random_walk(maps, values, neighbours, beta=settings.beta, times=times)
-            walks.append(list(counter.cost.work))
-        once, twice = walks
-        again = twice[len(once) :] * max(0, settings.times - 1)
-        return Cost(counter.cost.peak, [*work, *once, *again])
+            form.walk(head, x, maps, sizes)
+            work.append(list(counter.cost.work))
+    once, twice = work
+    again = twice[len(once) :] * max(0, profile.walk.times - 1)
+    return Cost(counter.cost.peak, [*once, *again])
 
 
 @torch.no_grad()

@@ -23,7 +23,15 @@ from clims_lib import clip_model, crf
 from clims_lib.artifacts import atomic_path
 from clims_lib.cam import fold_batch_norms, multi_scale_cam
 from clims_lib.config import Profile
-from clims_lib.data.splits import open_split, read_images, read_labels, read_sizes, split_folder
+from clims_lib.data.splits import (
+    open_split,
+    read_images,
+    read_labels,
+    read_sizes,
+    split_folder,
+    subset,
+    subset_settings,
+)
 from clims_lib.devices import device_of, explains_out_of_memory
 from clims_lib.stage import make_once
 from clims_lib.stages.methods import METHODS, activation_of
@@ -59,8 +67,8 @@ def network_maps(profile: Profile, method: str) -> Maps:
 
 
 def network_cams(profile: Profile, method: str, split: str, count: int | None = None) -> Path:
-    """The folder of a network's own maps of a split's first `count` pictures, one file each."""
-    names = open_split(profile, split).names[:count]
+    """The folder of a network's own maps of `count` of a split's pictures, one file each."""
+    chosen = subset(profile, split, count)
 
     def make(folder: Path) -> None:
         images, sizes = read_images(profile, split), read_sizes(profile, split)
@@ -73,10 +81,11 @@ def network_cams(profile: Profile, method: str, split: str, count: int | None = 
                 )
             return lambda some: maps_of(images[some])
 
-        write_cams(profile, folder, split, names, load)
+        write_cams(profile, folder, split, chosen, load)
 
     made = from_network(profile, method, split)
-    made["inputs"]["count"] = len(names)
+    made["settings"] += subset_settings(profile, split, count)
+    made["inputs"]["count"] = len(chosen)
     return make_once(profile, "cams", f"{method}_{split}", make, **made)
 
 
@@ -118,16 +127,16 @@ def write_cams(
     profile: Profile,
     folder: Path,
     split: str,
-    names: Sequence[str],
+    chosen: Sequence[int],
     load: Callable[[], Callable[[list[int]], Tensor]],
 ) -> None:
-    """Write the maps of a split's first pictures into a folder, those that it lacks.
+    """Write the maps of some of a split's pictures into a folder, those that it lacks.
 
     load() -> a function from numbers of pictures to their maps (B, K, S / stride, S / stride); it
     is called only when something is missing.
     """
-    how = profile.inference
-    todo = [i for i, name in enumerate(names) if not (folder / f"{name}.npz").is_file()]
+    how, names = profile.inference, open_split(profile, split).names
+    todo = [i for i in chosen if not (folder / f"{names[i]}.npz").is_file()]
     if not todo:
         return
     maps_of, chunks = load(), [todo[i : i + how.batch] for i in range(0, len(todo), how.batch)]
@@ -139,8 +148,8 @@ def write_cams(
 
 
 def looked_at(profile: Profile) -> int:
-    """How many train pictures thresholds and affinities look at."""
-    return max(profile.inference.chosen_on, profile.crf.chosen_on, profile.walk.pictures)
+    """How many train pictures thresholds look at: they share their maps."""
+    return max(profile.inference.chosen_on, profile.crf.chosen_on)
 
 
 def write_cam(path: Path, cams: Tensor, label: Tensor, size: Tensor, stride: int) -> None:
@@ -204,21 +213,24 @@ class Group:
         return torch.cat([torch.zeros(1), self.classes]).to(torch.uint8)[masks.long()]
 
 
-def groups(profile: Profile, folder: Path, split: str, count: int | None = None) -> Iterator[Group]:
-    """A split's first `count` pictures with their maps from a folder of `make_cams`.
+def groups(
+    profile: Profile, folder: Path, split: str, chosen: Sequence[int] | None = None
+) -> Iterator[Group]:
+    """A split's pictures, or the chosen ones, with their maps from a folder of `make_cams`.
 
-    Small pictures of one size go together, large ones one by one: then a CRF spends time on the
-    classes of that picture alone.
+    chosen: their numbers. Small pictures of one size go together, large ones one by one: then a CRF
+    spends time on the classes of that picture alone.
     """
-    names, sizes = open_split(profile, split).names[:count], read_sizes(profile, split).tolist()
+    names, sizes = open_split(profile, split).names, read_sizes(profile, split).tolist()
     images, labels, start = read_images(profile, split), read_labels(profile, split), 0
-    while start < len(names):
-        height, width = sizes[start]
+    todo = range(len(names)) if chosen is None else chosen
+    while start < len(todo):
+        height, width = sizes[todo[start]]
         most = start + max(1, GROUP_PIXELS // (height * width))
         end = start + 1
-        while end < min(most, len(names)) and sizes[end] == sizes[start]:
+        while end < min(most, len(todo)) and sizes[todo[end]] == [height, width]:
             end += 1
-        some = list(range(start, end))
+        some, start = list(todo[start:end]), end
         present = labels[some].any(0).nonzero()[:, 0]
         if not len(present):
             present = torch.zeros(1, dtype=torch.long)  # a map of zeros: all background
@@ -231,7 +243,6 @@ def groups(profile: Profile, folder: Path, split: str, count: int | None = None)
         yield Group(
             some, images[some, :, :height, :width], present + 1, cams, labels[some][:, present]
         )
-        start = end
 
 
 CRF_SETTINGS = (

@@ -15,8 +15,14 @@ from torch import Tensor
 from clims_lib import metrics, seeds
 from clims_lib.artifacts import read_json, write_json
 from clims_lib.config import Profile
-from clims_lib.data import voc
-from clims_lib.data.splits import open_split, read_split, split_folder
+from clims_lib.data.splits import (
+    open_split,
+    read_masks,
+    read_split,
+    split_folder,
+    subset,
+    subset_settings,
+)
 from clims_lib.data.voc import write_mask
 from clims_lib.metrics import IGNORE
 from clims_lib.stage import make_once
@@ -26,33 +32,35 @@ from clims_lib.stages.methods import activation_of, row_of
 
 
 def threshold_scores(profile: Profile, name: str) -> dict[str, list[float]]:
-    """{how: mIoU at every threshold} of a row of maps on the first `chosen_on` train pictures.
+    """{how: mIoU at every threshold} of a row of maps on `chosen_on` train pictures.
 
-    name: "clims", "clims_walk_crf". how: "max" for maps divided by their maxima; "none" as they
-    are, for trained sigmoids.
+    name: "clims", "clims_walk_crf". how, as in seeds.normalise_cam: "max", after a walk what
+    walk.normalise says; "none", too, for trained sigmoids that nothing has divided yet.
     """
-    row = row_of(name)
-    section = "crf" if row.crf else "inference"
-    settings, labels = getattr(profile, section), len(profile.data.classes) + 1
-    hows = ("max",) if activation_of(profile, row.method) == "relu" else ("max", "none")
+    row, (setting, thresholds) = row_of(name), thresholds_of(profile, name)
+    section, labels = "crf" if row.crf else "inference", len(profile.data.classes) + 1
+    chosen_on = getattr(profile, section).chosen_on
+    divided = profile.walk.normalise if row.walk else "max"
+    as_it_is = activation_of(profile, row.method) == "sigmoid" and divided == "max"
+    hows = (divided, "none") if as_it_is else (divided,)
 
     def make(folder: Path) -> None:
         cams = make_cams(profile, row.maps, "train", looked_at(profile))
         truth = read_split(profile, "train", masks=True)[2]
         counts = dict.fromkeys(hows, torch.tensor(0))
-        for part in groups(profile, cams, "train", settings.chosen_on):
+        for part in groups(profile, cams, "train", subset(profile, "train", chosen_on)):
             height, width = part.images.shape[-2:]
             known = truth[part.some, :height, :width]
             for how in hows:
                 maps = seeds.normalise_cam(part.cams, part.label, how)
                 if row.crf:
-                    found = part.labels_of(refine(profile, part.images, maps, settings.thresholds))
+                    found = part.labels_of(refine(profile, part.images, maps, thresholds))
                     counts[how] = counts[how] + torch.stack(
                         [metrics.confusion(known, mask, labels) for mask in found.unbind(1)]
                     )
                 else:
                     counts[how] = counts[how] + seeds.threshold_counts(
-                        maps, known, settings.thresholds, part.classes, labels
+                        maps, known, thresholds, part.classes, labels
                     )
         scores = {
             how: [metrics.miou(c) for c in found] if row.crf else seeds.threshold_curve(found)
@@ -61,16 +69,26 @@ def threshold_scores(profile: Profile, name: str) -> dict[str, list[float]]:
         write_json(folder / "scores.json", scores)
 
     maps = made_from(profile, row.maps, "train")
-    maps["settings"] += [f"{section}.thresholds", f"{section}.chosen_on", *(REFINING * row.crf)]
+    maps["settings"] += [setting, f"{section}.chosen_on", *(REFINING * row.crf)]
+    maps["settings"] += subset_settings(profile, "train", chosen_on)
     maps["inputs"] |= {"masks": split_folder(profile, "train", "masks"), "normalised by": hows}
     folder = make_once(profile, "thresholds", name, make, **maps)
     return read_json(folder / "scores.json")
 
 
+def thresholds_of(profile: Profile, name: str) -> tuple[str, tuple[float, ...]]:
+    """(the setting, its value): the thresholds that a row of maps is tried with."""
+    row = row_of(name)
+    if row.walk and profile.walk.thresholds:
+        return "walk.thresholds", profile.walk.thresholds
+    if row.crf:
+        return "crf.thresholds", profile.crf.thresholds
+    return "inference.thresholds", profile.inference.thresholds
+
+
 def choose_threshold(profile: Profile, name: str) -> dict:
     """{"how", "threshold"} of the best of `threshold_scores`."""
-    thresholds = (profile.crf if row_of(name).crf else profile.inference).thresholds
-    scores = threshold_scores(profile, name)
+    thresholds, scores = thresholds_of(profile, name)[1], threshold_scores(profile, name)
     how = max(scores, key=lambda h: max(scores[h]))
     return {"how": how, "threshold": thresholds[scores[how].index(max(scores[how]))]}
 
@@ -112,12 +130,8 @@ def make_pseudo_masks(profile: Profile, name: str, split: str) -> Path:
 
 def read_folder(profile: Profile, folder: Path, split: str) -> Tensor:
     """The masks in a folder for a split's pictures: uint8 (N, S, S), 255 beyond each picture."""
-    names, side = open_split(profile, split).names, profile.data.size
-    masks = torch.full((len(names), side, side), IGNORE, dtype=torch.uint8)
-    found = voc.read_mask_files(folder / f"{name}.png" for name in names)
-    for canvas, mask in zip(masks, found, strict=True):
-        canvas[: mask.shape[0], : mask.shape[1]] = torch.from_numpy(mask)
-    return masks
+    names = open_split(profile, split).names
+    return read_masks([folder / f"{name}.png" for name in names], profile.data.size)
 
 
 def pseudo_masks(profile: Profile, name: str, split: str) -> Tensor:

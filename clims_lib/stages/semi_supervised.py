@@ -219,12 +219,13 @@ def _crops(
     steps_per_epoch: int | None = None,
 ) -> DrawnBatches | ScaledBatches:
     settings, sizes, seed = profile.cct, read_sizes(profile, split), profile.seed + seed
+    there = device_of(profile)
     if settings.crops == "long_side":
-        form: dict[str, Any] = {"base": settings.base, "crop": settings.crop}
+        form: dict[str, Any] = {"base": settings.base, "crop": settings.crop, "device": there}
         return ScaledBatches(
             images, masks, size, seed, sizes, steps_per_epoch=steps_per_epoch, **form
         )
-    form = {"crop": settings.crop, "resize": settings.resize, "device": device_of(profile)}
+    form = {"crop": settings.crop, "resize": settings.resize, "device": there}
     return DrawnBatches(images, masks, size, settings.steps, seed, sizes, **form)
 
 
