@@ -37,6 +37,7 @@ NETWORK = (
     "cam.dilated",
     "compute.frozen_stages",
 )
+OF_CAM = ("cam.normalisation", "cam.norms", "cam.head_init")  # of the baseline's, besides
 TRAINING = (
     "seed",
     "augment.crop",

@@ -21,7 +21,7 @@ from clims_lib.config import Profile
 from clims_lib.data.splits import read_images, read_sizes, split_folder, subset, subset_settings
 from clims_lib.seeds import normalise_cam
 from clims_lib.stages.maps import from_network
-from clims_lib.stages.networks import NETWORK, first_weights, new_network
+from clims_lib.stages.networks import NETWORK, OF_CAM, first_weights, new_network
 from clims_lib.stages.sure_labels import make_sure_labels, read_sure_labels
 from clims_lib.stages.walk_ours import Ours, features, resize
 from clims_lib.training import new_optimiser, new_schedule
@@ -132,7 +132,7 @@ class IRNetEdges(AffinityNet):
     def made_from(cls, profile: Profile, name: str) -> dict[str, Any]:
         first = {"first weights": first_weights(profile)}
         return {
-            "settings": [*cls.read(profile), *NETWORK, "compute.full_precision"],
+            "settings": [*cls.read(profile), *NETWORK, *OF_CAM, "compute.full_precision"],
             "inputs": cls.labels_of(profile, name) | first,
             "code": [cls],
         }
