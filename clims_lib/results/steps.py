@@ -26,7 +26,7 @@ from clims_lib.stages.fully_supervised import learning_of_deeplab, new_deeplab
 from clims_lib.stages.methods import METHODS, activation_of, trainer_of
 from clims_lib.stages.networks import crops_of, learning_of, new_network, section_of
 from clims_lib.stages.semi_supervised import learning_of_cct, new_cct, normalise, perturbs
-from clims_lib.stages.walk import FORMS as WALKS
+from clims_lib.stages.walk import WALKS
 from clims_lib.stages.walk_ours import Ours, resize
 from clims_lib.training import StepBatch, train
 
@@ -165,7 +165,7 @@ def clip_step(profile: Profile) -> Cost:
 def blank_walk(profile: Profile, name: str) -> Ours:
     """The profile's form of the walk, on a network that was not trained."""
     network = {"network": lambda self: new_network(self.profile, self.name).eval()}
-    return type("Blank", (WALKS[profile.walk.form],), network)(profile, name)
+    return type("Blank", (WALKS[profile.walk.form].head,), network)(profile, name)
 
 
 def affinity_step(profile: Profile, name: str) -> Cost:
@@ -183,7 +183,9 @@ def affinity_step(profile: Profile, name: str) -> Cost:
     with dry_run() as counter:
         form = blank_walk(profile, name)
         head = form.new_head()
-        return trained(counter, head, batch, form.learns(head) | {"amp": False})
+        return trained(
+            counter, head, batch, WALKS[settings.form].learning(form, head) | {"amp": False}
+        )
 
 
 def deeplab_step(profile: Profile) -> Cost:
@@ -259,7 +261,7 @@ def walk_step(profile: Profile, name: str) -> Cost:
             maps = torch.empty(WALKED, len(profile.data.classes), small, small)
             sizes = torch.empty((WALKED, 2), dtype=torch.int32)
             counter.restart()
-            form.walk(head, x, maps, sizes)
+            WALKS[profile.walk.form].walk(form, head, x, maps, sizes)
             work.append(list(counter.cost.work))
     once, twice = work
     again = twice[len(once) :] * max(0, profile.walk.times - 1)
