@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from clims_lib.batches import FILL
+from clims_lib.devices import cores, place
 from clims_lib.labels import IGNORE
 
 
@@ -81,7 +83,8 @@ class ScaledBatches:
     masks) from that step on, without end. steps_per_epoch: how long an epoch lasts, by default all
     pictures once. The release's lasts as long as the unlabelled pictures: the fewer labelled
     batches then come again and again with the very crops of their first time, until the epoch ends.
-    The last batch may be smaller; one of a single picture is left out.
+    The last batch may be smaller; one of a single picture is left out. device: where batches go;
+    scaled by Pillow, they travel as bytes.
     """
 
     def __init__(
@@ -95,7 +98,10 @@ class ScaledBatches:
         base: int = 400,
         crop: int = 320,
         steps_per_epoch: int | None = None,
+        device: torch.device | str = "cpu",
     ):
+        # with its number: the thread that reads batches ahead knows only the first GPU
+        self.device = torch.empty(0, device=device).device
         self.data, self.size, self.seed = (images, masks, sizes), size, seed
         self.form = {"base": base, "crop": crop}
         self.count = len(images) - (len(images) > 1 == len(images) % size)
@@ -105,19 +111,23 @@ class ScaledBatches:
     def __call__(self, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         images, masks, sizes = self.data
         epoch, crop = -1, self.form["crop"]
-        for step in count(start):
-            if step // self.steps_per_epoch != epoch:
-                epoch = step // self.steps_per_epoch
-                plan = self._draw(epoch)
-            pictures = []
-            for i, window in plan[step % self.steps_per_epoch % self.batches]:
-                h, w = sizes[i].tolist()
-                mask = None if masks is None else masks[i, :h, :w]
-                pictures.append(scaled_crop(images[i, :, :h, :w], mask, window, crop))
-            x = torch.stack([x for x, _ in pictures]).float() / 255
-            known = [m for _, m in pictures if m is not None]
-            m = torch.stack(known) if known else None
-            yield x.contiguous(memory_format=torch.channels_last), m
+
+        def cut(drawn: tuple[int, Window]) -> tuple[Tensor, Tensor | None]:
+            i, window = drawn
+            h, w = sizes[i].tolist()
+            mask = None if masks is None else masks[i, :h, :w]
+            return scaled_crop(images[i, :, :h, :w], mask, window, crop)
+
+        with ThreadPoolExecutor(min(8, cores())) as pool:  # Pillow works outside Python's lock
+            for step in count(start):
+                if step // self.steps_per_epoch != epoch:
+                    epoch = step // self.steps_per_epoch
+                    plan = self._draw(epoch)
+                cuts = list(pool.map(cut, plan[step % self.steps_per_epoch % self.batches]))
+                x = place(torch.stack([x for x, _ in cuts]), self.device).float() / 255
+                known = [m for _, m in cuts if m is not None]
+                m = place(torch.stack(known), self.device) if known else None
+                yield x.contiguous(memory_format=torch.channels_last), m
 
     def _draw(self, epoch: int) -> list[list[tuple[int, Window]]]:
         """Which pictures and windows, batch by batch; seed and epoch alone decide."""

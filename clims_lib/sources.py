@@ -36,7 +36,7 @@ PLUMBING = {
     "stages.masks.WITH_CRF",
     "stages.segmentations.KINDS",
     "stages.sure_labels.SURE",
-    "stages.walk.FORMS",
+    "stages.walk.WALKS",
 }
 PLUMBING = {f"clims_lib.{name}" for name in PLUMBING}
 STAGE = "make_once"  # who calls it is a stage: to others its folder is an input, not code

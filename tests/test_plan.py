@@ -148,8 +148,8 @@ def test_a_cct_step_at_full_size(monkeypatch):
     seen = watched(monkeypatch, "new_cct")
     cost = steps.cct_step(FULL, "cct_clims")
     model, settings = seen["model"], FULL.cct
-    size, crop = settings.batch_labelled, FULL.augment.crop
-    side = crop // FULL.cam.stride
+    size, crop = settings.batch_labelled, settings.crop
+    side = crop // settings.stride
     assert seen[model][2:] == ((size, 21, crop, crop), torch.float32)
     assert seen[model.backbone.layer4][2:] == ((size, 2048, side, side), torch.bfloat16)
     # what backward needs of all decoders' scores at full size alone: softmaxes in float32
@@ -196,7 +196,7 @@ def test_steps_and_disk_are_the_published_numbers(bare):
     assert stages["clip_finetuned"].steps == 20 * 662
     assert stages["splits"].disk == (10_582 + 1_449) * 4 * 512 * 512  # 12.6 GB
     assert stages["clip"].disk == 2 * 151_277_313
-    maps = (10_582 + 2_000 + 1_449) * (1.5 * 2 * 94 * 125 + 600)
+    maps = (10_582 + 600 + 1_449) * (1.5 * 2 * 94 * 125 + 600)
     assert stages["maps of clims"].disk == maps
     assert {budget.state_of(bare, stage) for stage in stages.values()} == {"absent"}
 
@@ -248,7 +248,8 @@ def test_all_that_is_missing_is_said_at_once(bare, monkeypatch, capsys):
         "data set": "download voc2012",
         "MATLAB": "pip install scipy",
         "CLIP": "pseudo.method=cam_walk",
-        "ResNet-50": "clims download weights",
+        "resnet101": "clims download weights",
+        "resnet50": "clims download weights",
         "1.0 GB free": "outputs=FOLDER",
     }
     for text, (part, remedy) in zip(found, expected.items(), strict=True):

@@ -20,7 +20,7 @@ from clims_lib.stages.cams import compute_cams, make_cams
 from clims_lib.stages.maps import groups, network_cams, read_small
 from clims_lib.stages.masks import choose_threshold, make_pseudo_masks, threshold_scores
 from clims_lib.stages.networks import new_network, train_cam
-from clims_lib.stages.walk import FORMS, form_of, load_affinity, train_affinity
+from clims_lib.stages.walk import WALKS, form_of, load_affinity, train_affinity
 
 RELEASED = ("affinitynet", "irnet")
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "irn_walk.json").read_text())
@@ -99,7 +99,7 @@ def interrupt(profile, patch, stop):
             train_affinity(profile, "cam")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", WALKS)
 def test_each_form_trains_and_goes_on_to_equal_weights(small_voc, monkeypatch, form):
     whole, again = (small(small_voc, form, f"outputs={small_voc.parent / n}") for n in "ab")
     interrupt(again, monkeypatch, 2)
@@ -120,7 +120,7 @@ def test_irnet_learns_as_released(small_voc):
     profile = small(small_voc, "irnet", "walk.lr=0.1", "walk.steps=10")
     form = form_of(profile, "cam")
     head = form.new_head()
-    how = form.training(head)
+    how = WALKS["irnet"].learning(form, head)
     edge, field = how["optimiser"].param_groups
     assert [len(g["params"]) for g in (edge, field)] == [
         len(list(part.parameters())) for part in (head.edge, head.displacement)
@@ -128,7 +128,7 @@ def test_irnet_learns_as_released(small_voc):
     assert (edge["initial_lr"], field["initial_lr"]) == pytest.approx((0.1, 1.0))
     assert edge["momentum"] == edge["weight_decay"] == field["weight_decay"] == 1e-4
     assert how["schedule"].lr_lambdas[0](5) == pytest.approx(0.5**0.9)
-    images, labels = next(iter(how["batches"](0)))
+    images, labels = next(WALKS["irnet"].batches(form)(0))
     assert images.shape == (2, 3, 32, 32) and labels.shape == (2, 8, 8)
     fresh, norms = new_network(profile).state_dict(), form.model.batch_norms()
     assert norms and not any(norm.training for norm in norms)
@@ -146,7 +146,7 @@ def test_labels_are_reduced_to_the_middle_of_each_place(small_voc, monkeypatch):
     monkeypatch.setattr(walk_released, "read_sure_labels", lambda *_: ramp)
     monkeypatch.setattr(walk_released, "read_sizes", lambda *_: torch.full((8, 2), 32))
     form = form_of(profile, "cam")
-    _, labels = next(iter(form.training(form.new_head())["batches"](0)))
+    _, labels = next(WALKS["irnet"].batches(form)(0))
     ways = list(range(2, 32, 4)), [31 - i for i in range(2, 32, 4)]  # as it is, or mirrored
     assert all(row in ways for row in labels[:, 0].tolist())
 
@@ -193,7 +193,7 @@ def test_affinitynet_s_walk_is_of_the_picture_alone(small_voc):
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-2)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", WALKS)
 def test_borders_are_between_0_and_1(small_voc, form):
     found = walk.borders(small(small_voc, form), "cam", torch.zeros(2, 3, 32, 32).byte())
     assert found.shape == (2, 8, 8) and 0 <= found.min() and found.max() <= 1
@@ -244,7 +244,7 @@ def recipe(folder):
     return read_manifest(folder)["recipe"]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", WALKS)
 def test_keys_hold_what_a_form_reads_and_no_more(small_voc, form):
     profile = small(small_voc, form)
     trained, walked = train_affinity(profile, "cam"), make_cams(profile, "cam_walk", "val")

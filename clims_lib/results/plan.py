@@ -6,7 +6,7 @@ each stage on fake tensors (steps.py). So it needs no data, no weights and no GP
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,6 +26,7 @@ from clims_lib.stages.methods import METHODS, WALK, needs_clip, pseudo_row, row_
 from clims_lib.stages.networks import epochs_of, new_network, section_of, train_cam
 from clims_lib.stages.segmentations import make_segmentations, train_network
 from clims_lib.stages.semi_supervised import new_cct
+from clims_lib.stages.sure_labels import make_sure_labels
 from clims_lib.stages.walk import train_affinity, walk_cams
 
 PHOTOGRAPH = (375, 500)  # pixels, of most of VOC's pictures
@@ -60,7 +61,7 @@ def planned(profile: Profile) -> list[Planned]:
     methods = list(dict.fromkeys(("cam", "puzzle_cam", "clims", ours)))
     found = [_splits(profile, count), *_clips(profile)]
     found += [_training(profile, method, count["train"]) for method in methods]
-    found += [_maps(profile, method, count, whole=method == ours) for method in methods]
+    found += [_maps(profile, method, count, method == ours) for method in methods]
     found += [*_walk(profile, ours, count), _masks(profile, ours, count)]
     # the longest of CCT's first, as in the notebook; DeepLab's before them
     names = sorted(trainers(profile), key=lambda n: trainers(profile)[n].section != "deeplab")
@@ -147,41 +148,53 @@ def found_clip(profile: Profile) -> str:
     return "clip" if profile.finetune.loss == "none" else "clip_finetuned"
 
 
-def _maps(profile: Profile, method: str, count: dict[str, int], whole: bool) -> Planned:
-    """Of the evaluated pictures, train's that are looked at, and all where masks are made."""
-    parts = _parts(profile, count, whole)
-    makes = [
-        (f"cams/{method}_{s}", partial(network_cams, profile, method, s, n)) for s, n, _ in parts
-    ]
-    pictures = sum(number for *_, number in parts)
+def _maps(profile: Profile, method: str, count: dict[str, int], ours: bool) -> Planned:
+    """Of the evaluated pictures and train's that thresholds look at; ours: of those that
+    affinities learn from, too, and of all, for masks."""
+    looked = looked_at(profile)
+    more = [max(looked, profile.walk.pictures), count["train"]] if ours else []
+    parts = _parts(profile, count, [looked, *more])
+    makes = [(f"cams/{method}_{s}", partial(network_cams, profile, method, s, n)) for s, n in parts]
+    pictures = sum(n for _, n in parts)
     together = 1 if profile.inference.seen == "picture" else profile.inference.batch
     return Planned(
         f"maps of {method}",
         makes,
         pictures * _bytes_of_maps(profile),
-        sum(-(-number // together) for *_, number in parts),
+        sum(-(-n // together) for _, n in parts),
         partial(steps.maps_step, profile, method, _size(profile)),
         method,
     )
 
 
 def _walk(profile: Profile, ours: str, count: dict[str, int]) -> list[Planned]:
-    settings, parts = profile.walk, _parts(profile, count, row_of(profile.pseudo.method).walk)
-    name = f"{ours}{WALK}"
-    makes = [(f"cams/{name}_{s}", partial(walk_cams, profile, ours, s, n)) for s, n, _ in parts]
-    pictures = sum(number for *_, number in parts)
-    learned: Stage = (f"weights/{name}", partial(train_affinity, profile, ours))
-    learning = partial(steps.affinity_step, profile)
-    labels = 2 * min(settings.pictures, count["train"]) * CRF_SECONDS * _share(profile)
-    needs = f"maps of {ours}"
+    settings, name, needs = profile.walk, f"{ours}{WALK}", f"maps of {ours}"
+    whole = [count["train"]] if row_of(profile.pseudo.method).walk else []
+    parts = _parts(profile, count, [looked_at(profile), *whole])
+    makes = [(f"cams/{name}_{s}", partial(walk_cams, profile, ours, s, n)) for s, n in parts]
+    pictures, learn_from = sum(n for _, n in parts), min(settings.pictures, count["train"])
+    learned: list[Stage] = [(f"weights/{name}", partial(train_affinity, profile, ours))]
+    if settings.form != "ours":
+        sure = f"pseudo_masks/{ours}_sure_train", partial(make_sure_labels, profile, ours)
+        learned.insert(0, sure)
+    with counting():
+        size = _bytes_of(steps.blank_walk(steps.weightless(profile), ours).new_head())
     return [
-        Planned(f"affinities of {ours}", [learned], 4e6, settings.steps, learning, needs, labels),
+        Planned(
+            f"affinities of {ours}",
+            learned,
+            size + (len(learned) - 1) * learn_from * _bytes_of_mask(profile),
+            settings.steps,
+            partial(steps.affinity_step, profile, ours),
+            needs,
+            2 * learn_from * CRF_SECONDS * _share(profile),  # at both thresholds
+        ),
         Planned(
             f"maps of {name}",
             makes,
             pictures * _bytes_of_maps(profile),
             -(-pictures // steps.WALKED),
-            partial(steps.walk_step, profile),
+            partial(steps.walk_step, profile, ours),
             f"{needs}, affinities",
         ),
     ]
@@ -210,11 +223,12 @@ def _masks(profile: Profile, ours: str, count: dict[str, int]) -> Planned:
 def _segmenter(profile: Profile, name: str, count: dict[str, int]) -> Planned:
     """One of the trainers."""
     trainer, blank = trainers(profile)[name], steps.weightless(profile)
-    needs = "cam, masks" if trainer.pseudo else "cam"
+    named = {"cam": "cam", "imagenet": "ImageNet's", "random": "splits"}
+    needs = named[getattr(profile, trainer.section).start] + ", masks" * trainer.pseudo
     makes: list[Stage] = [(f"weights/{name}", partial(train_network, profile, name))]
     if trainer.section == "deeplab":
-        number = profile.deeplab.epochs * epoch_of(count["train"], profile.deeplab.batch)[1]
-        cost, new = partial(steps.deeplab_step, profile), new_deeplab
+        number, cost = profile.deeplab.steps, partial(steps.deeplab_step, profile)
+        new = new_deeplab
     else:
         number, cost = profile.cct.steps, partial(steps.cct_step, profile, name)
         new = new_cct  # type: ignore[assignment]
@@ -234,20 +248,15 @@ def _segmentations(profile: Profile, names: Sequence[str], count: dict[str, int]
     number = len(names) * sum(-(-count[split] // batch) for split in splits)
     cost = partial(steps.predicting_step, profile)
     disk = pictures * _bytes_of_mask(profile)
-    return Planned("segmentations", makes, disk, number, cost, "deeplab, cct")
+    refined = sum(count[split] for split in splits) * (profile.deeplab.crf.iterations > 0)
+    seconds = refined * CRF_SECONDS * _share(profile)
+    return Planned("segmentations", makes, disk, number, cost, "deeplab, cct", seconds)
 
 
-def _parts(
-    profile: Profile, count: dict[str, int], whole: bool
-) -> list[tuple[str, int | None, int]]:
-    """Of which splits maps are made: (split, the `count` of its stage, how many that is)."""
-    looked = looked_at(profile)
-    parts = [(split, None, count[split]) for split in profile.data.evaluated]
-    found: list[tuple[str, int | None, int]] = [
-        *parts,
-        ("train", looked, min(looked, count["train"])),
-    ]
-    return [*found, ("train", None, count["train"])] if whole else found
+def _parts(profile: Profile, count: dict[str, int], train: Iterable[int]) -> list[tuple[str, int]]:
+    """(split, of how many of its pictures) maps are made: all evaluated ones, some of train."""
+    numbers = sorted({min(n, count["train"]) for n in train})
+    return [(s, count[s]) for s in profile.data.evaluated] + [("train", n) for n in numbers]
 
 
 def _share(profile: Profile) -> float:

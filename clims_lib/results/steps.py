@@ -9,25 +9,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
-from clims_lib import cct, clip_model, finetune, random_walk
+from clims_lib import cct_network, clip_model, finetune
 from clims_lib.batches import augment
 from clims_lib.cam import multi_scale_cam
 from clims_lib.clip_model import CLIP, autocast
 from clims_lib.config import Profile
 from clims_lib.costs import Cost, Counter, counting
-from clims_lib.objectives import mask_loss
 from clims_lib.stages.clip import texts_of
 from clims_lib.stages.criterion import new_loss
-from clims_lib.stages.fully_supervised import new_deeplab
+from clims_lib.stages.fully_supervised import learning_of_deeplab, new_deeplab
 from clims_lib.stages.methods import METHODS, activation_of, trainer_of
 from clims_lib.stages.networks import crops_of, learning_of, new_network, section_of
-from clims_lib.stages.semi_supervised import new_cct, normalise
-from clims_lib.stages.walk import features, new_affinity, resize
-from clims_lib.training import StepBatch, head_and_body, new_optimiser, train
+from clims_lib.stages.semi_supervised import learning_of_cct, new_cct, normalise, perturbs
+from clims_lib.stages.walk import WALKS
+from clims_lib.stages.walk_ours import Ours, resize
+from clims_lib.training import StepBatch, train
 
 WALKED = 8  # pictures that walk together
 PRESENT = 1.5  # classes of a picture: VOC's trainaug has 1.46
@@ -53,29 +54,34 @@ def blank_clip(profile: Profile) -> CLIP:
 
 @contextmanager
 def dry_run() -> Iterator[Counter]:
-    """`counting`, after which no fake text stays in CLIP's memory of texts."""
+    """`counting`, after which no fake text stays in CLIP's memory of texts. Outlines of objects,
+    for CCT's cut-outs, are found on the CPU: here there are none."""
     try:
-        with counting(PRESENT) as counter:
-            yield counter
+        with mock.patch.object(cct_network, "contours_of", lambda scores: [[] for _ in scores]):
+            with counting(PRESENT) as counter:
+                yield counter
     finally:
         clip_model.forget_texts()
 
 
 def trained(
-    counter: Counter, model: torch.nn.Module, loss: Any, batch: Callable[[], StepBatch], how: dict
+    counter: Counter, model: torch.nn.Module, batch: Callable[[], StepBatch], how: dict
 ) -> Cost:
-    """The second of two steps: the first makes the optimiser's state. batch() makes a batch."""
+    """The second of two steps: the first makes the optimiser's state. batch() makes a batch; how:
+    what `train` is handed besides."""
 
     def batches(start: int) -> Iterator[StepBatch]:
         yield batch()
         counter.restart()
         yield batch()
 
-    train(model, loss, batches, **how | {"steps": 2, "steps_per_epoch": 2})
+    train(model, batches=batches, **how | {"steps": 2, "steps_per_epoch": 2})
     return counter.cost
 
 
-def crops(profile: Profile, size: int, masks: bool, crop: int = 0) -> tuple[Tensor, Tensor | None]:
+def crops(
+    profile: Profile, size: int, masks: bool, form: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
     """Pictures float (size, 3, crop, crop) and masks, cut from canvases as in training."""
     side = profile.data.size
     return augment(
@@ -84,7 +90,7 @@ def crops(profile: Profile, size: int, masks: bool, crop: int = 0) -> tuple[Tens
         torch.empty((size, 2), dtype=torch.int32),
         torch.empty(size, dtype=torch.bool),
         torch.empty(size, 3),
-        **crops_of(profile, crop),
+        **form,
     )
 
 
@@ -97,17 +103,17 @@ def cam_step(profile: Profile, method: str) -> Cost:
     """A step of one of METHODS."""
     profile, entry = weightless(profile), METHODS[method]
     section = section_of(profile, method)
-    size = section.batch
+    size, form = section.batch, crops_of(profile, section.crop)
 
     def batch() -> StepBatch:
-        images, masks = crops(profile, size, "masks" in entry.needs, section.crop)
+        images, masks = crops(profile, size, "masks" in entry.needs, form)
         return images, some_labels(profile, size), masks
 
     with dry_run() as counter:
         model = new_network(profile, method)
         clip = blank_clip(profile).eval().requires_grad_(False) if "clip" in entry.needs else None
-        loss = new_loss(profile, method, clip)
-        return trained(counter, model, loss, batch, learning_of(profile, method, model, size, 1))
+        how = {"loss": new_loss(profile, method, clip)}
+        return trained(counter, model, batch, how | learning_of(profile, method, model, size, 1))
 
 
 def finetune_step(profile: Profile) -> Cost:
@@ -123,7 +129,7 @@ def finetune_step(profile: Profile) -> Cost:
             pictures = torch.empty((settings.batch, 3, side, side), dtype=torch.uint8)
             some = [texts[i % len(texts)] for i in range(settings.batch)]
             loss = finetune.label_training_loss(settings.correct_shared, settings.directions)
-            return trained(counter, model, loss, lambda: (pictures, some), how)
+            return trained(counter, model, lambda: (pictures, some), how | {"loss": loss})
         model.requires_grad_(False)
         learning = [p.requires_grad_(True) for p in finetune.text_parameters(model)]
         how["optimiser"] = torch.optim.Adam(learning, settings.lr, fused=True)
@@ -137,7 +143,9 @@ def finetune_step(profile: Profile) -> Cost:
             torch.empty(len(captions), 3, side, side),
         )
         loss = finetune.hinge_training_loss(texts, settings.margin)
-        return trained(counter, model, loss, lambda: (seen, labels, known, captions), how)
+        return trained(
+            counter, model, lambda: (seen, labels, known, captions), how | {"loss": loss}
+        )
 
 
 def clip_step(profile: Profile) -> Cost:
@@ -151,80 +159,68 @@ def clip_step(profile: Profile) -> Cost:
         how = {"optimiser": optimiser, "schedule": schedule, "clip_norm": 1.0}
         images = torch.empty(settings.batch, 3, side, side)
         loss = clip_model.contrastive_training_loss()
-        return trained(counter, model, loss, lambda: (images, texts), how)
+        return trained(counter, model, lambda: (images, texts), how | {"loss": loss})
 
 
-def affinity_step(profile: Profile) -> Cost:
-    """A step of learning the random walk's affinities."""
+def blank_walk(profile: Profile, name: str) -> Ours:
+    """The profile's form of the walk, on a network that was not trained."""
+    network = {"network": lambda self: new_network(self.profile, self.name).eval()}
+    return type("Blank", (WALKS[profile.walk.form].head,), network)(profile, name)
+
+
+def affinity_step(profile: Profile, name: str) -> Cost:
+    """A step of learning the random walk's affinities of a network's maps."""
     profile, settings = weightless(profile), profile.walk
-    side, amp = profile.data.size, not profile.compute.full_precision
+    ours, place, size = settings.form == "ours", settings.place, settings.batch
+    side = profile.data.size if ours else settings.crop
+
+    def batch() -> StepBatch:
+        sure = torch.empty((size, side // place, side // place), dtype=torch.uint8)
+        if ours:
+            return torch.empty((size, 3, side, side), dtype=torch.uint8), sure
+        return crops(profile, size, True, {"crop": side, "resize": settings.resize})[0], sure
+
     with dry_run() as counter:
-        model = new_network(profile).eval()
-        head = new_affinity(profile, model)
-        loss = random_walk.affinity_training_loss(
-            lambda x: features(model, x.float() / 255, settings.stride, amp),
-            random_walk.offsets(settings.radius),
+        form = blank_walk(profile, name)
+        head = form.new_head()
+        return trained(
+            counter, head, batch, WALKS[settings.form].learning(form, head) | {"amp": False}
         )
-        images = torch.empty((settings.batch, 3, side, side), dtype=torch.uint8)
-        sure = torch.empty((settings.batch, side, side), dtype=torch.uint8)
-        batch = images, sure[:, :: settings.stride, :: settings.stride]
-        optimiser = torch.optim.Adam(head.parameters(), lr=settings.lr)
-        return trained(counter, head, loss, lambda: batch, {"optimiser": optimiser, "amp": False})
 
 
 def deeplab_step(profile: Profile) -> Cost:
     """A step of DeepLab."""
     profile, settings = weightless(profile), profile.deeplab
+    size, form = (
+        settings.batch * settings.accumulate,
+        {"crop": settings.crop, "resize": settings.resize},
+    )
 
     def batch() -> StepBatch:
-        images, masks = crops(profile, settings.batch, True)
-        return images, some_labels(profile, settings.batch), masks
+        images, masks = crops(profile, size, True, form)
+        return images, some_labels(profile, size), masks
 
     with dry_run() as counter:
         model = new_deeplab(profile)
-        groups = head_and_body(model, settings.lr, settings.head_lr_factor)
-        how = common(profile, model, groups, settings.lr, settings.weight_decay)
-        return trained(counter, model, mask_loss(), batch, how)
+        return trained(counter, model, batch, learning_of_deeplab(profile, model, 1))
 
 
 def cct_step(profile: Profile, method: str) -> Cost:
     """A step of one of the semi-supervised trainers."""
-    trainer, settings = trainer_of(profile, method), profile.cct
-    profile = weightless(profile)
+    profile, trainer = weightless(profile), trainer_of(profile, method)
+    settings = profile.cct
+    form = {"crop": settings.crop, "resize": settings.resize}
 
     def batch() -> StepBatch:
-        images, masks = crops(profile, settings.batch_labelled, True)
-        if not (trainer.consistency or trainer.pseudo):
+        images, masks = crops(profile, settings.batch_labelled, True, form)
+        if not perturbs(trainer):
             return normalise(images), masks, None, None
-        weak, pseudo = crops(profile, settings.batch_weak, trainer.pseudo)
+        weak, pseudo = crops(profile, settings.batch_weak, trainer.pseudo, form)
         return normalise(images), masks, normalise(weak), pseudo
 
     with dry_run() as counter:
-        model, generator = new_cct(profile), torch.Generator()
-        loss = cct.cct_training_loss(
-            steps=settings.steps,
-            generator=generator,
-            unsupervised_weight=settings.unsupervised_weight if trainer.consistency else 0.0,
-            weak_weight_auxiliary=settings.weak_weight_auxiliary if trainer.pseudo else 0.0,
-            weak_weight_main=settings.weak_weight_main if trainer.pseudo else 0.0,
-            ramp=settings.ramp,
-            reduction="sum_labels",
-        )
-        how = common(profile, model, model.parameters(), settings.lr, settings.weight_decay)
-        return trained(counter, model, loss, batch, how)
-
-
-def common(
-    profile: Profile, model: Any, parameters: Any, lr: float, weight_decay: float
-) -> dict[str, Any]:
-    """What the segmentation networks' trainings have in common."""
-    settings = profile.compute
-    return {
-        "optimiser": new_optimiser(settings.optimiser, parameters, lr, weight_decay, fused=False),
-        "amp": not settings.full_precision,
-        "accumulate": settings.accumulate,
-        "frozen_norm": model.backbone if settings.frozen_norm else None,
-    }
+        model, generator = new_cct(profile, perturbs(trainer)), torch.Generator()
+        return trained(counter, model, batch, learning_of_cct(profile, trainer, model, generator))
 
 
 @torch.no_grad()
@@ -252,28 +248,24 @@ def maps_step(profile: Profile, method: str, size: tuple[int, int]) -> Cost:
 
 
 @torch.no_grad()
-def walk_step(profile: Profile) -> Cost:
-    """The random walk over the maps of WALKED pictures."""
-    profile, settings, side = weightless(profile), profile.walk, profile.data.size
-    neighbours, small = random_walk.offsets(settings.radius), side // profile.inference.stride
-    with dry_run() as counter:
-        model = new_network(profile).eval()
-        head = new_affinity(profile, model).eval()
-        x = torch.empty((WALKED, 3, side, side), dtype=torch.uint8).float() / 255
-        maps = torch.empty(WALKED, len(profile.data.classes), small, small)
-        counter.restart()
-        seen = features(model, x, settings.stride, not profile.compute.full_precision)
-        values = random_walk.affinity(head(seen), neighbours)
-        maps = resize(maps, values.shape[-2:])
-        work = list(counter.cost.work)
-        walks = []
-        for times in (1, 2):  # each time takes as long as the last one
+def walk_step(profile: Profile, name: str) -> Cost:
+    """The random walk over a network's maps of WALKED pictures."""
+    profile, side = weightless(profile), profile.data.size
+    work: list[list[tuple[int, int]]] = []
+    for times in (1, 2):  # each further time costs what the second does
+        with dry_run() as counter:
+            form = blank_walk(replace(profile, walk=replace(profile.walk, times=times)), name)
+            head = form.new_head().eval()
+            x = torch.empty((WALKED, 3, side, side), dtype=torch.uint8).float() / 255
+            small = side // profile.inference.stride
+            maps = torch.empty(WALKED, len(profile.data.classes), small, small)
+            sizes = torch.empty((WALKED, 2), dtype=torch.int32)
             counter.restart()
-            random_walk.random_walk(maps, values, neighbours, beta=settings.beta, times=times)
-            walks.append(list(counter.cost.work))
-        once, twice = walks
-        again = twice[len(once) :] * max(0, settings.times - 1)
-        return Cost(counter.cost.peak, [*work, *once, *again])
+            WALKS[profile.walk.form].walk(form, head, x, maps, sizes)
+            work.append(list(counter.cost.work))
+    once, twice = work
+    again = twice[len(once) :] * max(0, profile.walk.times - 1)
+    return Cost(counter.cost.peak, [*once, *again])
 
 
 @torch.no_grad()
@@ -288,7 +280,7 @@ def predicting_step(profile: Profile) -> Cost:
             counter.restart()
             for scale in scales:
                 scaled = resize(x, torch.Size([round(scale * side)] * 2))
-                for _ in range(2):  # and its mirror image
+                for _ in range(2):  # and its mirror image, if asked for
                     with autocast("cpu", amp):
                         resize(model(scaled).float().softmax(1), x.shape[-2:])
             found.append(counter.cost)

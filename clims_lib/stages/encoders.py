@@ -53,7 +53,7 @@ def load_start(profile: Profile, section: str, backbone: torch.nn.Module) -> Non
     if start == "cam":
         backbone.load_state_dict(load_network(profile, "cam").backbone.state_dict())
     if start == "imagenet":
-        load_imagenet(backbone, profile.weights, _imagenet(profile, section))
+        load_imagenet(backbone, profile.weights, imagenet_of(profile, section))
 
 
 def start_inputs(profile: Profile, section: str) -> dict[str, str | Path]:
@@ -69,7 +69,7 @@ def start_inputs(profile: Profile, section: str) -> dict[str, str | Path]:
                 f"{section}.layers must be [] or {list(profile.cam.layers)}"
             )
         return {"start": train_cam(profile, "cam")}
-    name = _imagenet(profile, section) if start == "imagenet" else ""
+    name = imagenet_of(profile, section) if start == "imagenet" else ""
     if not name:
         return {}
     path = profile.weights / SOURCES[name].filename
@@ -82,7 +82,7 @@ def _layers(profile: Profile, section: str) -> tuple[int, ...]:
     return (profile.deeplab.layers if section == "deeplab" else ()) or profile.cam.layers
 
 
-def _imagenet(profile: Profile, section: str) -> str:
+def imagenet_of(profile: Profile, section: str) -> str:
     """The name in download.SOURCES of the weights that fit; EfficientNet's come in a package, "".
 
     Raises ValueError where there are none.

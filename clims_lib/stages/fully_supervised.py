@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,31 @@ def new_deeplab(profile: Profile) -> deeplab.DeepLab | deeplab.DeepLabV2:
         return deeplab.DeepLab(network, labels, settings.width, settings.rates)
 
 
+def learning_of_deeplab(
+    profile: Profile, model: deeplab.DeepLab | deeplab.DeepLabV2, per_epoch: int
+) -> dict[str, Any]:
+    """How DeepLab learns: what `training.train` is handed besides batches, of which an epoch has
+    per_epoch."""
+    settings, lr = profile.deeplab, profile.deeplab.lr
+    if isinstance(model, deeplab.DeepLabV2):
+        loss, groups = deeplab.all_scales_loss(), model.groups(lr, settings.weight_decay)
+    else:
+        loss, groups = mask_loss(), head_and_body(model, lr, settings.head_lr_factor)
+    optimiser = new_optimiser(settings.optimiser, groups, lr, settings.weight_decay)
+    every = settings.decay_every or per_epoch
+    return {
+        "loss": loss,
+        "steps": settings.steps,
+        "optimiser": optimiser,
+        "schedule": new_schedule(settings.optimiser, optimiser, settings.steps, every),
+        "steps_per_epoch": per_epoch,
+        "seed": profile.seed,
+        "accumulate": settings.accumulate * profile.compute.accumulate,
+        "frozen_norm": model.backbone if settings.norms == "fixed" else None,
+        "amp": not profile.compute.full_precision,
+    }
+
+
 def train_deeplab(profile: Profile, name: str) -> Path:
     """Train on the pseudo masks of all train pictures; returns the folder of weights and history.
 
@@ -89,27 +115,11 @@ def train_deeplab(profile: Profile, name: str) -> Path:
             settings.resize,
             device=device,
         )
-        per_epoch, kind, lr = batches.steps_per_epoch, settings.optimiser, settings.lr
-        if isinstance(model, deeplab.DeepLabV2):
-            loss, groups = deeplab.all_scales_loss(), model.groups(lr, settings.weight_decay)
-        else:
-            loss, groups = mask_loss(), head_and_body(model, lr, settings.head_lr_factor)
-        optimiser = new_optimiser(kind, groups, lr, settings.weight_decay)
-        every = settings.decay_every or per_epoch
+        per_epoch = batches.steps_per_epoch
         advice = "raise compute.accumulate, or lower deeplab.batch or deeplab.crop"
         with resuming(folder, "DeepLab", settings.steps, device, advice) as how:
             history = train(
-                model,
-                loss,
-                batches,
-                optimiser=optimiser,
-                schedule=new_schedule(kind, optimiser, settings.steps, every),
-                steps_per_epoch=per_epoch,
-                seed=profile.seed,
-                **how,
-                accumulate=settings.accumulate * profile.compute.accumulate,
-                frozen_norm=model.backbone if settings.norms == "fixed" else None,
-                amp=not profile.compute.full_precision,
+                model, batches=batches, **learning_of_deeplab(profile, model, per_epoch) | how
             )
         write_json(folder / "history.json", epoch_means(history, per_epoch))
         save_tensors(folder / "weights.safetensors", model.state_dict())

@@ -133,40 +133,52 @@ def train_cct(profile: Profile, method: str) -> Path:
         load_start(profile, "cct", model.backbone)
         device = device_of(profile)
         model = model.to(device).to(memory_format=torch.channels_last)
-        kind, generator = settings.optimiser, torch.Generator(device)
+        generator = torch.Generator(device)
         generator.manual_seed(profile.seed)
-        groups = model.groups(settings.lr, settings.backbone_lr_factor)
-        optimiser = new_optimiser(kind, groups, settings.lr, settings.weight_decay, fused=False)
-        loss = cct.cct_training_loss(
-            steps=settings.steps,
-            generator=generator,
-            unsupervised_weight=settings.unsupervised_weight if trainer.consistency else 0.0,
-            weak_weight_auxiliary=settings.weak_weight_auxiliary if trainer.pseudo else 0.0,
-            weak_weight_main=settings.weak_weight_main if trainer.pseudo else 0.0,
-            ramp=settings.ramp if perturbs(trainer) else 0.0,
-            reduction=settings.reduction if trainer.consistency else "mean",
-            annealed=settings.supervised_loss == "ab_ce",
-        )
+        batches = mixed_batches(profile, trainer, source)
         advice = "raise compute.accumulate, or lower cct.batch_labelled, cct.batch_weak or cct.crop"
         with resuming(folder, method, settings.steps, device, advice) as how:
             history = train(
-                model,
-                loss,
-                mixed_batches(profile, trainer, source),
-                optimiser=optimiser,
-                schedule=new_schedule(kind, optimiser, settings.steps),
-                amp=not profile.compute.full_precision,
-                accumulate=profile.compute.accumulate,
-                frozen_norm=model.backbone if settings.norms == "fixed" else None,
-                generator=generator,
-                seed=profile.seed,
-                **how,
+                model, batches=batches, **learning_of_cct(profile, trainer, model, generator) | how
             )
         write_json(folder / "history.json", history)
         save_tensors(folder / "weights.safetensors", model.state_dict())
 
     read = cct_settings(profile, trainer)
     return make_once(profile, "weights", method, make, settings=read, inputs=inputs)
+
+
+def learning_of_cct(
+    profile: Profile, trainer: Trainer, model: CCT, generator: torch.Generator
+) -> dict[str, Any]:
+    """How CCT learns: what `training.train` is handed besides batches. generator: the
+    perturbations draw from it."""
+    settings = profile.cct
+    groups = model.groups(settings.lr, settings.backbone_lr_factor)
+    optimiser = new_optimiser(
+        settings.optimiser, groups, settings.lr, settings.weight_decay, fused=False
+    )
+    loss = cct.cct_training_loss(
+        steps=settings.steps,
+        generator=generator,
+        unsupervised_weight=settings.unsupervised_weight if trainer.consistency else 0.0,
+        weak_weight_auxiliary=settings.weak_weight_auxiliary if trainer.pseudo else 0.0,
+        weak_weight_main=settings.weak_weight_main if trainer.pseudo else 0.0,
+        ramp=settings.ramp if perturbs(trainer) else 0.0,
+        reduction=settings.reduction if trainer.consistency else "mean",
+        annealed=settings.supervised_loss == "ab_ce",
+    )
+    return {
+        "loss": loss,
+        "steps": settings.steps,
+        "optimiser": optimiser,
+        "schedule": new_schedule(settings.optimiser, optimiser, settings.steps),
+        "amp": not profile.compute.full_precision,
+        "accumulate": profile.compute.accumulate,
+        "frozen_norm": model.backbone if settings.norms == "fixed" else None,
+        "generator": generator,
+        "seed": profile.seed,
+    }
 
 
 def mixed_batches(
@@ -207,12 +219,13 @@ def _crops(
     steps_per_epoch: int | None = None,
 ) -> DrawnBatches | ScaledBatches:
     settings, sizes, seed = profile.cct, read_sizes(profile, split), profile.seed + seed
+    there = device_of(profile)
     if settings.crops == "long_side":
-        form: dict[str, Any] = {"base": settings.base, "crop": settings.crop}
+        form: dict[str, Any] = {"base": settings.base, "crop": settings.crop, "device": there}
         return ScaledBatches(
             images, masks, size, seed, sizes, steps_per_epoch=steps_per_epoch, **form
         )
-    form = {"crop": settings.crop, "resize": settings.resize, "device": device_of(profile)}
+    form = {"crop": settings.crop, "resize": settings.resize, "device": there}
     return DrawnBatches(images, masks, size, settings.steps, seed, sizes, **form)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,60 @@ from clims_lib.stage import make_once, resuming
 from clims_lib.stages.maps import from_network, network_cams, read_small, write_cams
 from clims_lib.stages.methods import WALK
 from clims_lib.stages.sure_labels import sure_labels as sure_labels  # for notebook 04
-from clims_lib.stages.walk_ours import Ours, resize
+from clims_lib.stages.walk_ours import (
+    Ours,
+    batches_of_ours,
+    from_ours,
+    learning_of_ours,
+    resize,
+    walk_ours,
+)
 from clims_lib.stages.walk_ours import features as features
-from clims_lib.stages.walk_released import AffinityNet, IRNetEdges
-from clims_lib.training import train
+from clims_lib.stages.walk_released import (
+    AffinityNet,
+    IRNetEdges,
+    batches_of_crops,
+    from_affinitynet,
+    from_irnet,
+    learning_of_affinitynet,
+    learning_of_irnet,
+    walk_affinitynet,
+    walk_irnet,
+)
+from clims_lib.training import Batches, train
 
-FORMS: dict[str, type[Ours]] = {"ours": Ours, "affinitynet": AffinityNet, "irnet": IRNetEdges}
+
+class Form(NamedTuple):
+    """What each form of the walk is, apart for each stage that runs a part of it.
+
+    head: its head and network; made_from: what it learns from; learning: the loss and optimiser;
+    batches; walk: maps over what it learned; walking: the settings that the walk reads.
+    """
+
+    head: type[Ours]
+    made_from: Callable[[Profile, str], dict[str, Any]]
+    learning: Callable[..., dict[str, Any]]
+    batches: Callable[..., Batches]
+    walk: Callable[..., Tensor]
+    walking: tuple[str, ...]
+
+
+QUARTERS = ("walk.form", "walk.radius", "walk.beta", "walk.times")
+PLACES = (*QUARTERS, "walk.stride")
+WALKS = {
+    "ours": Form(Ours, from_ours, learning_of_ours, batches_of_ours, walk_ours, PLACES),
+    "affinitynet": Form(
+        AffinityNet,
+        from_affinitynet,
+        learning_of_affinitynet,
+        batches_of_crops,
+        walk_affinitynet,
+        PLACES,
+    ),
+    "irnet": Form(
+        IRNetEdges, from_irnet, learning_of_irnet, batches_of_crops, walk_irnet, QUARTERS
+    ),
+}
 
 
 def walk_cams(profile: Profile, method: str, split: str, most: int | None = None) -> Path:
@@ -53,17 +102,17 @@ def walk_cams(profile: Profile, method: str, split: str, most: int | None = None
 
 def from_walk(profile: Profile, method: str, split: str) -> dict:
     """What maps after the walk are made from, for `make_once`."""
-    plain, form = from_network(profile, method, split), FORMS[profile.walk.form]
+    plain, form = from_network(profile, method, split), WALKS[profile.walk.form]
     return {
-        "settings": [*plain["settings"], *(f"walk.{name}" for name in form.walking)],
+        "settings": [*plain["settings"], *form.walking],
         "inputs": plain["inputs"] | {"affinities": train_affinity(profile, method)},
-        "code": [*plain["code"], walk_cams, form],
+        "code": [*plain["code"], walk_cams, form.head, form.walk],
     }
 
 
 def form_of(profile: Profile, name: str) -> Ours:
     """The profile's form of the walk over a network's maps, with the network that it looks at."""
-    return FORMS[profile.walk.form](profile, name)
+    return WALKS[profile.walk.form].head(profile, name)
 
 
 def load_walk(profile: Profile, name: str) -> Callable[..., Tensor]:
@@ -73,6 +122,7 @@ def load_walk(profile: Profile, name: str) -> Callable[..., Tensor]:
     canvas's) -> maps (B, K, h, w).
     """
     form, head = form_of(profile, name), load_affinity(profile, name)
+    carried = WALKS[profile.walk.form].walk
 
     @torch.no_grad()
     def walk(images: Tensor, maps: Tensor, sizes: Tensor | None = None) -> Tensor:
@@ -81,7 +131,7 @@ def load_walk(profile: Profile, name: str) -> Callable[..., Tensor]:
         walked = []
         for parts in zip(images.split(8), maps.split(8), sizes.split(8), strict=True):
             part, scores, own = (one.to(form.device) for one in parts)  # few, as memory is scarce
-            found = form.walk(head, part.float() / 255, scores, own)
+            found = carried(form, head, part.float() / 255, scores, own)
             walked.append(resize(found, maps.shape[-2:]).cpu())
         return torch.cat(walked)
 
@@ -113,10 +163,12 @@ def train_affinity(profile: Profile, name: str) -> Path:
     folder of weights and history.json.
     """
 
+    kind = WALKS[profile.walk.form]
+
     def make(folder: Path) -> None:
         form, steps = form_of(profile, name), profile.walk.steps
         head = form.new_head().to(form.device)
-        how = form.training(head)
+        how = kind.learning(form, head) | {"batches": kind.batches(form)}
         advice = "lower walk.batch"
         with resuming(folder, f"affinities of {name}", steps, form.device, advice) as resumed:
             # amp: the features alone, as when the walk is made
@@ -124,5 +176,6 @@ def train_affinity(profile: Profile, name: str) -> Path:
         write_json(folder / "history.json", [step["loss"] for step in history])
         save_tensors(folder / "weights.safetensors", head.state_dict())
 
-    made = FORMS[profile.walk.form].made_from(profile, name)
+    made = kind.made_from(profile, name)
+    made["code"] += [kind.head, kind.learning, kind.batches]
     return make_once(profile, "weights", f"{name}{WALK}", make, **made)

@@ -7,7 +7,7 @@ picture as if there were nothing beyond it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +20,21 @@ from clims_lib.cam import CAMNet
 from clims_lib.config import Profile
 from clims_lib.data.splits import read_images, read_sizes, split_folder, subset, subset_settings
 from clims_lib.seeds import normalise_cam
-from clims_lib.stages.maps import from_network
-from clims_lib.stages.networks import NETWORK, OF_CAM, first_weights, new_network
+from clims_lib.stages.networks import NETWORK, OF_CAM, first_weights, new_network, train_cam
 from clims_lib.stages.sure_labels import make_sure_labels, read_sure_labels
-from clims_lib.stages.walk_ours import Ours, features, resize
+from clims_lib.stages.walk_ours import Ours, carry, features, resize
 from clims_lib.training import new_optimiser, new_schedule
+
+# The settings of [walk] that training reads: of both forms, of one.
+BOTH = ("form", "pictures", "steps", "batch", "crop", "resize", "lr", "weight_decay")
+AFFINITYNET = ("stride", "radius", "embedding")
+EDGES = ("training_radius", "displacement_lr_factor")
 
 
 class AffinityNet(Ours):
-    """AffinityNet's pairs and loss, with our head on the CAM network's features: its ResNet-38 is
-    not to be had. Pairs are nearer than the radius, and none begins at a picture's outer places.
+    """AffinityNet's pairs with our head on the CAM network's features: its ResNet-38 is not to be
+    had. Pairs are nearer than the radius, and none begins at a picture's outer places.
     """
-
-    learning: tuple[str, ...] = (
-        *("form", "stride", "radius", "embedding", "pictures", "steps", "batch"),
-        *("crop", "resize", "lr", "weight_decay"),
-    )
-    optimiser = "released_nesterov"
-
-    @classmethod
-    def made_from(cls, profile: Profile, name: str) -> dict[str, Any]:
-        plain = from_network(profile, name, "train")
-        return {
-            "settings": [*cls.read(profile), "data.classes", "compute.full_precision"],
-            "inputs": cls.labels_of(profile, name) | {"network": plain["inputs"]["network"]},
-            "code": [cls],
-        }
-
-    @classmethod
-    def read(cls, profile: Profile) -> list[str]:
-        read = [f"walk.{setting}" for setting in cls.learning]
-        read += subset_settings(profile, "train", profile.walk.pictures)
-        return [*read, "seed", "data.size"]
-
-    @staticmethod
-    def labels_of(profile: Profile, name: str) -> dict[str, str | Path]:
-        labels = make_sure_labels(profile, name)
-        return {"images": split_folder(profile, "train"), "sure labels": labels}
 
     @property
     def neighbours(self) -> list[tuple[int, int]]:
@@ -66,76 +44,38 @@ class AffinityNet(Ours):
     def border(self) -> int:
         return int(self.settings.radius) - 1
 
-    def loss(self) -> Any:
-        return random_walk.affinity_training_loss(
-            self.features, self.neighbours, self.border, guard="add"
-        )
 
-    def groups(self, head: nn.Module) -> list[dict[str, Any]]:
-        """The head's parameters with their rates; as released, the groups alone decay."""
-        settings = self.settings
-        decay = {"weight_decay": settings.weight_decay}
-        return [{"params": list(head.parameters()), "lr": settings.lr} | decay]
-
-    def training(self, head: nn.Module) -> dict[str, Any]:
-        settings, images = self.settings, read_images(self.profile, "train")
-        chosen = subset(self.profile, "train", settings.pictures)
-        drawn = DrawnBatches(
-            images if len(chosen) == len(images) else images[chosen],  # all stay on disk
-            read_sure_labels(self.profile, self.name),
-            settings.batch,
-            settings.steps,
-            self.profile.seed,
-            read_sizes(self.profile, "train")[chosen],
-            settings.crop,
-            settings.resize,
-            device=self.device,
-        )
-        place = settings.place
-
-        def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
-            for x, masks in drawn(start):
-                assert masks is not None
-                yield x, masks[:, place // 2 :: place, place // 2 :: place]
-
-        optimiser = new_optimiser(
-            self.optimiser, self.groups(head), settings.lr, settings.weight_decay
-        )
-        return {
-            "loss": self.loss(),
-            "batches": batches,
-            "optimiser": optimiser,
-            "schedule": new_schedule(self.optimiser, optimiser, settings.steps),
-        }
-
-    def own(self, sizes: Tensor, size: torch.Size, border: int = 0) -> Tensor:
-        """bool (B, 1, h, w): the places of the pictures themselves, of `size` on the canvas."""
-        return random_walk.own_places(-(-sizes // self.settings.place), size, border)
-
-    def walk(self, head: nn.Module, x: Tensor, maps: Tensor, sizes: Tensor) -> Tensor:
-        values = random_walk.affinity(head(self.features(x)), self.neighbours)
-        values = values * self.own(sizes, values.shape[-2:], self.border)
-        return self.carry(values, resize(divided(maps), values.shape[-2:]))
+def from_affinitynet(profile: Profile, name: str) -> dict[str, Any]:
+    """What AffinityNet learns from, for `make_once`."""
+    read = ("data.classes", "compute.full_precision")
+    return {
+        "settings": [*_read(profile, AFFINITYNET), *read],
+        "inputs": _inputs(profile, name) | {"network": train_cam(profile, name)},
+        "code": [],
+    }
 
 
-class IRNetEdges(AffinityNet):
-    """IRNet's way, with its displacements, on the backbone's first weights: ImageNet's."""
-
-    learning = (
-        *("form", "training_radius", "pictures", "steps", "batch", "crop", "resize"),
-        *("lr", "displacement_lr_factor", "weight_decay"),
+def learning_of_affinitynet(form: AffinityNet, head: nn.Module) -> dict[str, Any]:
+    """`training.train`'s loss, optimiser and schedule."""
+    loss = random_walk.affinity_training_loss(
+        form.features, form.neighbours, form.border, guard="add"
     )
-    walking = ("form", "radius", "beta", "times")
-    optimiser = "released_sgd"
+    parts = [(list(head.parameters()), 1.0)]
+    return {"loss": loss} | _released(form, parts, "released_nesterov")
 
-    @classmethod
-    def made_from(cls, profile: Profile, name: str) -> dict[str, Any]:
-        first = {"first weights": first_weights(profile)}
-        return {
-            "settings": [*cls.read(profile), *NETWORK, *OF_CAM, "compute.full_precision"],
-            "inputs": cls.labels_of(profile, name) | first,
-            "code": [cls],
-        }
+
+def walk_affinitynet(
+    form: AffinityNet, head: nn.Module, x: Tensor, maps: Tensor, sizes: Tensor
+) -> Tensor:
+    """As `walk_ours`, each picture by itself."""
+    values = random_walk.affinity(head(form.features(x)), form.neighbours)
+    places = -(-sizes // form.settings.place)
+    values = values * random_walk.own_places(places, values.shape[-2:], form.border)
+    return carry(form, values, divided(maps))
+
+
+class IRNetEdges(Ours):
+    """IRNet, its displacements included, on the backbone's first weights: ImageNet's."""
 
     def network(self) -> CAMNet:
         net = new_network(self.profile).to(self.device)
@@ -149,35 +89,95 @@ class IRNetEdges(AffinityNet):
             torch.manual_seed(self.profile.seed)
             return irnet.IRNet(self.model.backbone.channels)
 
-    def loss(self) -> Any:
-        return irnet.irnet_training_loss(self.features, self.settings.training_radius)
-
-    def groups(self, head: nn.Module) -> list[dict[str, Any]]:
-        settings, found = self.settings, []
-        for name, factor in (("edge", 1.0), ("displacement", settings.displacement_lr_factor)):
-            parameters = list(head.get_submodule(name).parameters())
-            rate, decay = settings.lr * factor, settings.weight_decay
-            found.append({"params": parameters, "lr": rate, "weight_decay": decay})
-        return found
-
-    def walk(self, head: nn.Module, x: Tensor, maps: Tensor, sizes: Tensor) -> Tensor:
-        assert isinstance(head, irnet.IRNet)
-        edge, how = irnet.edge_map(head, self.features, x), self.settings
-        edge = edge.masked_fill(~self.own(sizes, edge.shape[-2:]), 1.0)
-        return irnet.walk_to_edges(
-            resize(divided(maps), edge.shape[-2:]),
-            edge,
-            radius=int(how.radius),
-            beta=how.beta,
-            times=how.times,
-        )
-
     def borders(self, head: nn.Module, x: Tensor) -> Tensor:
         """(B, h, w) in [0, 1]: the edges themselves."""
         assert isinstance(head, irnet.IRNet)
         return irnet.edge_map(head, self.features, x)[:, 0]
 
 
+def from_irnet(profile: Profile, name: str) -> dict[str, Any]:
+    """What IRNet learns from, for `make_once`."""
+    return {
+        "settings": [*_read(profile, EDGES), *NETWORK, *OF_CAM, "compute.full_precision"],
+        "inputs": _inputs(profile, name) | {"first weights": first_weights(profile)},
+        "code": [],
+    }
+
+
+def learning_of_irnet(form: IRNetEdges, head: nn.Module) -> dict[str, Any]:
+    """`training.train`'s loss, optimiser and schedule."""
+    assert isinstance(head, irnet.IRNet) and head.displacement is not None
+    settings = form.settings
+    parts = [
+        (list(head.edge.parameters()), 1.0),
+        (list(head.displacement.parameters()), settings.displacement_lr_factor),
+    ]
+    loss = irnet.irnet_training_loss(form.features, settings.training_radius)
+    return {"loss": loss} | _released(form, parts, "released_sgd")
+
+
+def walk_irnet(form: IRNetEdges, head: nn.Module, x: Tensor, maps: Tensor, sizes: Tensor) -> Tensor:
+    """As `walk_ours`, each picture by itself: beyond it, all is edge."""
+    assert isinstance(head, irnet.IRNet)
+    edge, how = irnet.edge_map(head, form.features, x), form.settings
+    own = random_walk.own_places(-(-sizes // how.place), edge.shape[-2:])
+    return irnet.walk_to_edges(
+        resize(divided(maps), edge.shape[-2:]),
+        edge.masked_fill(~own, 1.0),
+        radius=int(how.radius),
+        beta=how.beta,
+        times=how.times,
+    )
+
+
+def batches_of_crops(form: Ours) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:
+    """`training.train`'s batches: crops, and their sure labels in the middle of each place."""
+    settings, images = form.settings, read_images(form.profile, "train")
+    chosen = subset(form.profile, "train", settings.pictures)
+    drawn = DrawnBatches(
+        images if len(chosen) == len(images) else images[chosen],  # all stay on disk
+        read_sure_labels(form.profile, form.name),
+        settings.batch,
+        settings.steps,
+        form.profile.seed,
+        read_sizes(form.profile, "train")[chosen],
+        settings.crop,
+        settings.resize,
+        device=form.device,
+    )
+    place = settings.place
+
+    def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, masks in drawn(start):
+            assert masks is not None
+            yield x, masks[:, place // 2 :: place, place // 2 :: place]
+
+    return batches
+
+
 def divided(maps: Tensor) -> Tensor:
     """Maps (B, K, h, w), each divided by its maximum, as the releases keep them on disk."""
     return normalise_cam(maps, maps.new_ones(maps.shape[:2]), "max", 1e-5)
+
+
+def _read(profile: Profile, more: Sequence[str]) -> list[str]:
+    read = [f"walk.{setting}" for setting in (*BOTH, *more)]
+    return [*read, *subset_settings(profile, "train", profile.walk.pictures), "seed", "data.size"]
+
+
+def _inputs(profile: Profile, name: str) -> dict[str, str | Path]:
+    labels = make_sure_labels(profile, name)
+    return {"images": split_folder(profile, "train"), "sure labels": labels}
+
+
+def _released(
+    form: Ours, parts: Sequence[tuple[list[nn.Parameter], float]], kind: str
+) -> dict[str, Any]:
+    """A released optimiser, in which the groups alone decay the weights, and its schedule.
+
+    parts: parameters of the head, and the factor of their rate.
+    """
+    lr, decay = form.settings.lr, form.settings.weight_decay
+    groups = [{"params": some, "lr": lr * factor, "weight_decay": decay} for some, factor in parts]
+    optimiser = new_optimiser(kind, groups, lr, decay)
+    return {"optimiser": optimiser, "schedule": new_schedule(kind, optimiser, form.settings.steps)}
