@@ -31,7 +31,10 @@ from clims_lib.config import Profile, load_profile
 from clims_lib.data import splits
 from clims_lib.stages import cams, clip, masks, measures, methods
 
-PROFILES = ("mini", "tiny", "voc2012", "voc2012_sample", "voc2012_smoke")
+PROFILES = (
+    *("mini", "tiny", "voc2012", "voc2012_release", "voc2012_sample"),
+    *("voc2012_smoke", "voc2012_release_smoke"),
+)
 TABLES = Path(__file__).parent / "keys"
 # Settings without influence on what a stage makes.
 HARMLESS = {*stage.HARMLESS} - {"seed"}
@@ -178,6 +181,10 @@ def other(name, value):
         "pseudo.method": '"cam_walk"' if value != "cam_walk" else '"cam"',
         "finetune.loss": '"contrastive"' if value == "hinge" else None,
         "losses.cbs_form": '"thresholded"' if value == "class_related" else '"class_related"',
+        "losses.class_weights": "{cow = 2.0}",
+        "losses.clamped": '["otm"]',
+        "data.seeds_on": '""' if value else '"train_labelled"',
+        "inference.published_thresholds": "[0.3]",
         "walk.form": '"irnet"' if value != "irnet" else '"ours"',
         "walk.normalise": '"joint"' if value == "max" else '"max"',
         "walk.thresholds": "[0.5]",
@@ -289,7 +296,7 @@ def test_what_a_setting_must_and_must_not_change(dry):
     of_other_choices = {"finetune.correct_shared", "finetune.weight_decay", "cct.base"}
     of_other_choices |= {"finetune.texts", "finetune.directions", "finetune.crop"}
     of_other_choices |= {"cct.vat_xi", "cct.cutout_rule", "deeplab.pyramid", "clims.head_init"}
-    of_other_choices |= {"losses.cbs_threshold"}
+    of_other_choices |= {"losses.cbs_threshold", "inference.published_thresholds"}
     crf = ("bilateral_weight", "bilateral_sxy", "bilateral_srgb", "gaussian_weight", "gaussian_sxy")
     walks = {"crop", "resize", "weight_decay", "training_radius", "displacement_lr_factor"}
     elsewhere = {f"deeplab.crf.{name}" for name in crf} | {f"walk.{name}" for name in walks}
@@ -367,7 +374,9 @@ def test_every_file_of_a_data_set_changes_the_keys_of_what_it_decides(small_voc,
     lines = table_of_data(small_voc, monkeypatch)
     assert written(lines) == (TABLES / "data.txt").read_text(), "read the diff"
     found = {what: changed(b, a) for what, b, a in lines}
-    assert {"weights/cam", "weights/clims", "weights/cct"} <= found["a label in ImageSets/Main"]
+    label = found["a label in ImageSets/Main"]
+    assert {"weights/cam", "weights/clims", "weights/cct_cam"} <= label
+    assert "weights/cct" not in label  # it starts from no network that saw labels
     for what in ("a train mask", "the same, of equal length", "an SBD mask alone"):
         assert {"weights/full_masks", "splits/train_masks", "thresholds/cam"} <= found[what]
         assert not {"weights/cam", "weights/clims"} & found[what]  # they never see one

@@ -107,8 +107,10 @@ def measure(profile: Profile, name: str) -> list[dict]:
     rows = [row | about for row in measure_masks(profile, name, masks)]
     if seeds_on:  # a run that is held against papers says by which recipe it was made
         rows = [row | {"profile": profile.name} for row in rows]
-    if seeds_on in masks and not (row_of(name).walk or row_of(name).crf):
-        rows[0]["published_rule"] = published_rule(profile, name)
+    published = bool(profile.inference.published_thresholds) and seeds_on in masks
+    if published and not (row_of(name).walk or row_of(name).crf):
+        rule = {seeds_on: {"published_rule": published_rule(profile, name)}}
+        rows = [row | rule.get(row["split"], {}) for row in rows]
     return rows
 
 
