@@ -6,11 +6,13 @@ import torch
 from conftest import profile_of
 from PIL import Image
 
+from clims_lib import metrics
 from clims_lib.__main__ import main
 from clims_lib.config import load_profile
 from clims_lib.data.splits import make_data, read_split
 from clims_lib.data.voc import ground_names, list_names, read_mask, write_mask
-from clims_lib.stages.measures import around, leaks, measure_masks
+from clims_lib.stages import masks
+from clims_lib.stages.measures import around, leaks, measure, measure_masks
 from clims_lib.stages.segmentations import predictor
 
 
@@ -106,3 +108,26 @@ def test_a_segmentation_asks_for_no_labels(small_voc):
     for predict in (predictor(profile, "deeplab_cam"), predictor(profile, "supervised")):
         masks = predict(images)
         assert masks.shape == (2, 32, 32) and masks.dtype == torch.uint8 and masks.max() <= 20
+
+
+def test_papers_choose_on_the_pictures_that_they_score(small_voc):
+    """The best of their thresholds on VOC's own train list, found by trying each on disk."""
+    tried = [0.1, 0.3, 0.6]
+    theirs = f"inference.published_thresholds={tried}"
+    profile = profile_of(small_voc, theirs)
+    split = profile.data.seeds_on
+    rule, truth = masks.published_rule(profile, "cam"), read_split(profile, split, masks=True)[2][:]
+    scores = []
+    for threshold in tried:
+        one = profile_of(small_voc, theirs, f"inference.thresholds=[{threshold}]")
+        found = masks.pseudo_masks(one, "cam", split)
+        scores.append(metrics.miou(metrics.confusion(truth, found, 21)))
+    assert rule["miou"] == pytest.approx(max(scores), abs=1e-6)
+    assert rule["threshold"] == tried[scores.index(max(scores))]
+
+
+def test_maps_are_scored_on_vocs_train_list_too(small_voc):
+    rows = measure(profile_of(small_voc), "cam")
+    assert [row["split"] for row in rows] == ["train_labelled", "val"]
+    assert rows[0]["published_rule"].keys() == {"threshold", "miou"}
+    assert "published_rule" not in rows[1] and rows[0]["profile"] == "voc2012_smoke"

@@ -120,7 +120,7 @@ def measure_masks(profile: Profile, name: str, masks: dict[str, Path]) -> list[d
     def make(folder: Path) -> None:
         rows = []
         for split, where in masks.items():
-            truth = read_split(profile, split, masks=True)[2]
+            truth = read_split(profile, split, masks=True)[2][:]  # a part of train is in rows of it
             rows.append(scores_of(profile, name, split, read_folder(profile, where, split), truth))
         write_json(folder / "rows.json", rounded(rows))
 
