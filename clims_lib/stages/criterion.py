@@ -15,7 +15,7 @@ from clims_lib.stages.clip import clip_texts, finetune_clip
 from clims_lib.stages.methods import METHODS
 
 # What CLIMS's loss is made of besides its weights.
-FORMS = (
+TERM_FORMS = (
     "prompts",
     "losses.background",
     "losses.every_class",
@@ -31,7 +31,7 @@ def what_clims_reads(profile: Profile, method: str) -> list[str]:
     """The settings that decide the loss of CLIMS or of one of its ablations."""
     weights, without = profile.losses.weights, METHODS[method].without
     threshold = ["losses.cbs_threshold"] if profile.losses.cbs_form == "thresholded" else []
-    return [*FORMS, *threshold, *(f"losses.weights.{name}" for name in weights if name != without)]
+    return [*TERM_FORMS, *threshold, *(f"losses.weights.{name}" for name in weights if name != without)]
 
 
 def loss_weights(profile: Profile, method: str = "clims") -> dict[str, float]:
