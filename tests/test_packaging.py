@@ -69,7 +69,9 @@ def test_environment_has_the_same_packages_and_ranges(root, project):
 
 def test_profiles_are_packaged(root):
     tool = tomllib.loads((root / "pyproject.toml").read_text())["tool"]
-    assert tool["setuptools"]["package-data"] == {"clims_lib": ["profiles/*.toml"]}
+    assert tool["setuptools"]["package-data"] == {
+        "clims_lib": ["profiles/*.toml", "profiles/common/*.toml"]
+    }
     for folder in ("profiles", "profiles/common"):
         assert list((root / "clims_lib" / folder).glob("*.toml"))
 

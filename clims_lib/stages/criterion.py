@@ -31,7 +31,11 @@ def what_clims_reads(profile: Profile, method: str) -> list[str]:
     """The settings that decide the loss of CLIMS or of one of its ablations."""
     weights, without = profile.losses.weights, METHODS[method].without
     threshold = ["losses.cbs_threshold"] if profile.losses.cbs_form == "thresholded" else []
-    return [*TERM_FORMS, *threshold, *(f"losses.weights.{name}" for name in weights if name != without)]
+    return [
+        *TERM_FORMS,
+        *threshold,
+        *(f"losses.weights.{name}" for name in weights if name != without),
+    ]
 
 
 def loss_weights(profile: Profile, method: str = "clims") -> dict[str, float]:
