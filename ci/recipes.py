@@ -271,17 +271,10 @@ SECTIONS: dict[str, list[Row]] = {
         Row(
             "random walk",
             "yes",
-            "AffinityNet",
-            "IRNet",
-            lambda p: {"affinitynet": "AffinityNet", "irnet": "IRNet"}[p.walk.form],
-        ),
-        Row(
-            "its features",
-            "",
-            "ResNet-38's",
-            "ResNet-50's",
-            lambda p: {"affinitynet": "the CAM network's", "irnet": "ResNet-50's"}[p.walk.form],
-            "the weights of AffinityNet's ResNet-38 are not to be had",
+            "IRNet's edges, called AffinityNet",
+            "IRNet's edges",
+            lambda p: {"irnet": "IRNet's edges", "affinitynet": "AffinityNet"}[p.walk.form],
+            'a name changes nothing; walk.form = "affinitynet" is the one of Ahn and Kwak, 2018',
         ),
         Row(
             "sure object, background",

@@ -49,6 +49,8 @@ def compute_cams(
     else:
         maps = [maps_of(part) for part in parts]
     if row.walk:
-        walk = load_walk(profile, row.method)
-        maps = [walk(part, m) for part, m in zip(parts, maps, strict=True)]
+        walk, own = load_walk(profile, row.method), [None] * len(parts)
+        if sizes is not None:
+            own = [*sizes.split(len(parts[0]))]
+        maps = [walk(*each) for each in zip(parts, maps, own, strict=True)]
     return enlarge(torch.cat(maps), stride)
