@@ -12,7 +12,14 @@ from clims_lib.artifacts import CHECKPOINT
 from clims_lib.config import Profile
 from clims_lib.costs import ARITHMETIC, GIB, GPU, GPUS, LAUNCH, TRAFFIC, Cost
 from clims_lib.data.download import SOURCES, space_needed
-from clims_lib.results.plan import CRF_SECONDS, DRAWN, Planned, pictures_of, planned
+from clims_lib.results.plan import (
+    CRF_SECONDS,
+    DRAWN,
+    OUTLINE_SECONDS,
+    Planned,
+    pictures_of,
+    planned,
+)
 from clims_lib.stage import NotMade, looking_only
 
 BESIDES = 1.5  # GiB: CUDA itself and cuDNN's work space, which no tensor holds
@@ -128,7 +135,8 @@ def _notes(gpu: GPU, peak: float) -> list[str]:
         "at their real sizes, is counted on fake tensors and lasts as long as the slowest of: its",
         f"FLOPs (torch.utils.flop_counter) at {rate} TFLOP/s in bfloat16; its bytes at {flow}",
         f"GB/s; {LAUNCH * 1e6:g} us. Not counted: reading pictures.",
-        f"A CRF takes {CRF_SECONDS} s a photograph and threshold, as on two CPU cores.",
+        f"On the CPU, timed on one core: a CRF, {CRF_SECONDS} s a photograph and threshold; the "
+        f"outlines of CCT's cut-out, {OUTLINE_SECONDS} s a weak picture.",
         "TFLOP: of a step. GPU GiB: the most that a step's tensors hold at once: parameters,",
         "gradients, the optimiser's state, activations, batch. Not CUDA itself nor cuDNN's work",
         f"space, about {BESIDES:g} GiB more. {gpu.name}: {gpu.memory:g} GiB, which {fits}.",

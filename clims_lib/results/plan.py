@@ -32,8 +32,9 @@ from clims_lib.stages.walk import train_affinity, walk_cams
 PHOTOGRAPH = (375, 500)  # pixels, of most of VOC's pictures
 PNG = 0.04  # bytes a pixel, of a mask
 DRAWN = 8000  # bytes a picture of MiniWorld, its masks included
-# Of a photograph at one threshold, on two CPU cores: ci/benchmarks. A GPU's are not known.
-CRF_SECONDS = 0.27
+# Of a photograph at one threshold, VOC's kernels, on one CPU core. A GPU's are not known.
+CRF_SECONDS = 0.5
+OUTLINE_SECONDS = 0.016  # of a weak picture, which CCT's released cut-out follows on the CPU
 
 Stage = tuple[str, Callable[[], object]]  # its folder without the key, "weights/cam"; what makes it
 
@@ -234,7 +235,16 @@ def _segmenter(profile: Profile, name: str, count: dict[str, int]) -> Planned:
         new = new_cct  # type: ignore[assignment]
     with counting():
         size = _bytes_of(new(blank))
-    return Planned(name, makes, size, number, cost, needs)
+    return Planned(name, makes, size, number, cost, needs, _outlines(profile, name))
+
+
+def _outlines(profile: Profile, name: str) -> float:
+    """The seconds that a trainer's cut-outs need for outlines: fakes have none."""
+    trainer, cct = trainers(profile)[name], profile.cct
+    follows = cct.cutout_rule == "released" and dict(cct.auxiliary).get("guided_cutout", 0) > 0
+    if trainer.section != "cct" or not (trainer.consistency or trainer.pseudo) or not follows:
+        return 0.0
+    return cct.steps * cct.batch_weak * OUTLINE_SECONDS
 
 
 def _segmentations(profile: Profile, names: Sequence[str], count: dict[str, int]) -> Planned:
