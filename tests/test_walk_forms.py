@@ -306,7 +306,10 @@ def test_thresholds_look_at_the_drawn_pictures(small_voc, monkeypatch):
         (["walk.form=irnet", "walk.training_radius=1"], "whole places from 2 on, not 1"),
         (["walk.form=irnet", "walk.crop=66"], "multiple of 4 pixels"),
         (["walk.form=irnet", "walk.crop=16"], "at least 20 at a radius of 3 places, not 16"),
-        (["walk.stride=16", "walk.radius=5.0"], "at least 144 at a radius of 5 places, not 64"),
+        (
+            ["walk.form=affinitynet", "walk.stride=16", "walk.radius=5.0"],
+            "at least 144 at a radius of 5 places, not 64",
+        ),
     ],
 )
 def test_settings_that_no_form_can_use(settings, message):
