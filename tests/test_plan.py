@@ -293,7 +293,7 @@ def test_the_command_needs_neither_data_nor_weights_nor_a_gpu(bare, capsys):
     said = capsys.readouterr()
     assert "voc2012, one RTX 4090" in said.out and "estimates, not measured" in said.out
     (row,) = (line for line in said.out.splitlines() if line.startswith("clims "))
-    assert row.split()[:3] == ["clims", "absent", "9,930"] and row.endswith("cam, clip_finetuned")
+    assert row.split()[:3] == ["clims", "absent", "6,620"] and row.endswith("cam, clip_finetuned")
     assert said.err.startswith("clims plan: voc2012 cannot begin:\n  no VOC-layout data set at ")
     assert not list(bare.outputs.parent.iterdir())
     assert main(["plan", "--gpu", "TPU"]) == 1
