@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -347,9 +348,14 @@ def text_of(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
+@cache
+def profiles() -> tuple[Profile, Profile]:
+    return load_profile("voc2012"), load_profile("voc2012_release")
+
+
 def cells(row: Row) -> list[str]:
     """What is written in a row: the paper, both releases, both of our profiles."""
-    ours = [row.ours(load_profile(name)) for name in ("voc2012", "voc2012_release")]
+    ours = [row.ours(profile) for profile in profiles()]
     return [text_of(value) for value in (row.paper, row.camera_ready, row.improved, *ours)]
 
 
