@@ -28,6 +28,7 @@ from clims_lib.settings import (
     Data,
     Deeplab,
     Finetune,
+    FrozenDict,
     Inference,
     Losses,
     Prompts,
@@ -250,7 +251,8 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _build(kind, value, name)
     if origin is dict and isinstance(value, dict):
-        return {key: _convert(arguments[1], v, f"{name}.{key}") for key, v in value.items()}
+        entries = ((key, _convert(arguments[1], v, f"{name}.{key}")) for key, v in value.items())
+        return FrozenDict(entries)
     if origin is tuple and isinstance(value, list):
         return tuple(_convert(arguments[0], v, f"{name}[{i}]") for i, v in enumerate(value))
     if origin is Literal and type(value) in map(type, arguments):

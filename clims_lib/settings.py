@@ -107,10 +107,6 @@ class Losses:
     weights: dict[str, float]  # of the terms in losses.TERMS; the others count nothing
     class_weights: dict[str, float]  # in OTM and BTM; the other classes weigh 1
 
-    def __post_init__(self) -> None:
-        for name in ("weights", "class_weights"):
-            object.__setattr__(self, name, FrozenDict(getattr(self, name)))
-
 
 Optimiser = Literal["adamw", "sgd", "released_sgd", "released_nesterov"]
 Norms = Literal["train", "fixed", "statistics_only"]
@@ -337,9 +333,6 @@ class Cct:
     flip: bool
     test_size: Literal["canvas", "own"]
     auxiliary: dict[str, int]  # decoders of each of perturbations.PERTURBATIONS
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "auxiliary", FrozenDict(self.auxiliary))
 
     @property
     def perturbations(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from clims_lib.stages.masks import make_pseudo_masks
 from clims_lib.stages.methods import METHODS, WALK, needs_clip, pseudo_row, row_of, trainers
 from clims_lib.stages.networks import epochs_of, new_network, section_of, train_cam
 from clims_lib.stages.segmentations import make_segmentations, train_network
-from clims_lib.stages.semi_supervised import new_cct
+from clims_lib.stages.semi_supervised import new_cct, perturbs
 from clims_lib.stages.sure_labels import make_sure_labels
 from clims_lib.stages.walk import train_affinity, walk_cams
 
@@ -242,7 +242,7 @@ def _outlines(profile: Profile, name: str) -> float:
     """The seconds that a trainer's cut-outs need for outlines: fakes have none."""
     trainer, cct = trainers(profile)[name], profile.cct
     follows = cct.cutout_rule == "released" and dict(cct.auxiliary).get("guided_cutout", 0) > 0
-    if trainer.section != "cct" or not (trainer.consistency or trainer.pseudo) or not follows:
+    if trainer.section != "cct" or not perturbs(trainer) or not follows:
         return 0.0
     return cct.steps * cct.batch_weak * OUTLINE_SECONDS
 

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from clims_lib import cct_network, clip_model, finetune
 from clims_lib.batches import augment
-from clims_lib.cam import multi_scale_cam
 from clims_lib.clip_model import CLIP, autocast
 from clims_lib.config import Profile
 from clims_lib.costs import Cost, Counter, counting
 from clims_lib.stages.clip import texts_of
 from clims_lib.stages.criterion import new_loss
 from clims_lib.stages.fully_supervised import learning_of_deeplab, new_deeplab
-from clims_lib.stages.methods import METHODS, activation_of, trainer_of
+from clims_lib.stages.maps import maps_by
+from clims_lib.stages.methods import METHODS, trainer_of
 from clims_lib.stages.networks import crops_of, learning_of, new_network, section_of
 from clims_lib.stages.semi_supervised import learning_of_cct, new_cct, normalise, perturbs
 from clims_lib.stages.walk import WALKS
@@ -232,18 +232,7 @@ def maps_step(profile: Profile, method: str, size: tuple[int, int]) -> Cost:
         model = new_network(profile, method).eval()  # batch norms apart: fakes cannot be folded
         x = torch.empty(shape, dtype=torch.uint8).float() / 255
         counter.restart()
-        with autocast("cpu", not profile.compute.full_precision):
-            multi_scale_cam(
-                model,
-                x,
-                scales=how.scales,
-                flip=how.flip,
-                activation=activation_of(profile, method),
-                stride=how.stride,
-                rescale=how.rescale,
-                reduction=how.reduction,
-                grid=how.grid,
-            )
+        maps_by(profile, method, model, x)
         return counter.cost
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clims_lib.config import Profile
-from clims_lib.stages.maps import enlarge, from_network, network_cams, network_maps, one_by_one
+from clims_lib.stages.maps import enlarge, from_network, network_cams, picture_maps
 from clims_lib.stages.methods import row_of
 from clims_lib.stages.networks import train_cam
 from clims_lib.stages.walk import from_walk, load_walk, train_affinity, walk_cams
@@ -40,17 +40,15 @@ def compute_cams(
 ) -> Tensor:
     """Maps (N, K, S, S) of a few pictures uint8 (N, 3, S, S), before normalisation.
 
-    sizes (N, 2): their own, of which inference.seen = "picture" makes use.
+    sizes (N, 2): their own; by default they fill the canvas.
     """
-    row, parts = row_of(method), images.split(profile.inference.batch)
-    maps_of, stride = network_maps(profile, row.method), profile.inference.stride
-    if profile.inference.seen == "picture" and sizes is not None:
-        maps = [*one_by_one(maps_of, images, sizes, stride).split(len(parts[0]))]
-    else:
-        maps = [maps_of(part) for part in parts]
+    if sizes is None:
+        sizes = torch.tensor([images.shape[-2:]] * len(images))
+    row, batch = row_of(method), profile.inference.batch
+    parts = list(zip(images.split(batch), sizes.split(batch), strict=True))
+    maps_of = picture_maps(profile, row.method)
+    maps = [maps_of(*part) for part in parts]
     if row.walk:
-        walk, own = load_walk(profile, row.method), [None] * len(parts)
-        if sizes is not None:
-            own = [*sizes.split(len(parts[0]))]
-        maps = [walk(*each) for each in zip(parts, maps, own, strict=True)]
-    return enlarge(torch.cat(maps), stride)
+        walk = load_walk(profile, row.method)
+        maps = [walk(part, m, own) for (part, own), m in zip(parts, maps, strict=True)]
+    return enlarge(torch.cat(maps), profile.inference.stride)

@@ -125,12 +125,16 @@ def make_clip(profile: Profile) -> Path:
         clip_model.save_clip(model, folder / "clip.pt")
 
     if profile.clip_checkpoint:
-        known = profile.outputs / "digests" / "weights.json"
-        read, inputs = [], {"checkpoint": digest_of([find_clip(profile)], known)}
+        read, inputs = [], {"checkpoint": digest_of_weights(profile, find_clip(profile))}
     else:
         read, inputs = ["clip", "data.captions", "data.size", "seed", "compute.full_precision"], {}
     read += ["clip_checkpoint"]
     return make_once(profile, "weights", "clip", make, settings=read, inputs=inputs)
+
+
+def digest_of_weights(profile: Profile, path: Path) -> str:
+    """What a file of weights holds, for a key; remembered beside the results."""
+    return digest_of([path], profile.outputs / "digests" / "weights.json")
 
 
 def find_clip(profile: Profile) -> Path:

@@ -13,7 +13,7 @@ import torch
 from clims_lib.cam import CAMNet
 from clims_lib.config import Profile
 from clims_lib.data.download import SOURCES
-from clims_lib.data.pictures import digest_of
+from clims_lib.stages.clip import digest_of_weights
 from clims_lib.stages.networks import load_imagenet, load_network, train_cam
 
 IMAGENET = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}  # in download.SOURCES, by layers
@@ -73,8 +73,7 @@ def start_inputs(profile: Profile, section: str) -> dict[str, str | Path]:
     if not name:
         return {}
     path = profile.weights / SOURCES[name].filename
-    known = profile.outputs / "digests" / "weights.json"
-    return {"start": digest_of([path], known) if path.is_file() else ""}
+    return {"start": digest_of_weights(profile, path) if path.is_file() else ""}
 
 
 def _layers(profile: Profile, section: str) -> tuple[int, ...]:

@@ -44,26 +44,39 @@ Maps = Callable[[Tensor], Tensor]  # pictures -> maps
 def network_maps(profile: Profile, method: str) -> Maps:
     """Load a network: pictures uint8 (B, 3, H, W) -> maps float32 (B, K, H/stride, W/stride)."""
     model, device = fold_batch_norms(load_network(profile, method)), device_of(profile)
-    how, activation = profile.inference, activation_of(profile, method)
 
     def maps_of(images: Tensor) -> Tensor:
         x = (images.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
-        advice = explains_out_of_memory(device, "lower inference.batch")
-        with advice, clip_model.autocast(device, not profile.compute.full_precision):
-            maps = multi_scale_cam(
-                model,
-                x,
-                scales=how.scales,
-                flip=how.flip,
-                activation=activation,
-                stride=how.stride,
-                rescale=how.rescale,
-                reduction=how.reduction,
-                grid=how.grid,
-            )
-        return maps.float().cpu()
+        with explains_out_of_memory(device, "lower inference.batch"):
+            return maps_by(profile, method, model, x).float().cpu()
 
     return maps_of
+
+
+def maps_by(profile: Profile, method: str, model: torch.nn.Module, x: Tensor) -> Tensor:
+    """A network's maps of pictures (B, 3, H, W) in [0, 1], as [inference] has them made."""
+    how = profile.inference
+    with clip_model.autocast(x.device, not profile.compute.full_precision):
+        return multi_scale_cam(
+            model,
+            x,
+            scales=how.scales,
+            flip=how.flip,
+            activation=activation_of(profile, method),
+            stride=how.stride,
+            rescale=how.rescale,
+            reduction=how.reduction,
+            grid=how.grid,
+        )
+
+
+def picture_maps(profile: Profile, method: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Load a network: pictures uint8 (B, 3, S, S) on their canvas, their own sizes (B, 2) -> maps
+    (B, K, S / stride, S / stride), of the canvas or of each picture: inference.seen."""
+    maps_of, how = network_maps(profile, method), profile.inference
+    if how.seen == "picture":
+        return lambda images, sizes: one_by_one(maps_of, images, sizes, how.stride)
+    return lambda images, sizes: maps_of(images)
 
 
 def network_cams(profile: Profile, method: str, split: str, count: int | None = None) -> Path:
@@ -74,12 +87,8 @@ def network_cams(profile: Profile, method: str, split: str, count: int | None = 
         images, sizes = read_images(profile, split), read_sizes(profile, split)
 
         def load() -> Callable[[list[int]], Tensor]:
-            maps_of = network_maps(profile, method)
-            if profile.inference.seen == "picture":
-                return lambda some: one_by_one(
-                    maps_of, images[some], sizes[some], profile.inference.stride
-                )
-            return lambda some: maps_of(images[some])
+            maps_of = picture_maps(profile, method)
+            return lambda some: maps_of(images[some], sizes[some])
 
         write_cams(profile, folder, split, chosen, load)
 

@@ -104,9 +104,9 @@ def measure(profile: Profile, name: str) -> list[dict]:
         splits = [*([seeds_on] if seeds_on else []), *splits]
     masks = {split: made(profile, name, split) for split in splits}
     about["seconds"] = read_manifest(weights)["seconds"]
-    rows = [row | about for row in measure_masks(profile, name, masks)]
     if seeds_on:  # a run that is held against papers says by which recipe it was made
-        rows = [row | {"profile": profile.name} for row in rows]
+        about["profile"] = profile.name
+    rows = [row | about for row in measure_masks(profile, name, masks)]
     published = bool(profile.inference.published_thresholds) and seeds_on in masks
     if published and not (row_of(name).walk or row_of(name).crf):
         rule = {seeds_on: {"published_rule": published_rule(profile, name)}}

@@ -15,13 +15,12 @@ from clims_lib.batches import MemoryBatches
 from clims_lib.cam import CAMNet
 from clims_lib.config import ROOT, Profile
 from clims_lib.data.download import SOURCES
-from clims_lib.data.pictures import digest_of
 from clims_lib.data.splits import read_sizes, read_split, split_folder
 from clims_lib.devices import ALONE, Team, device_of
 from clims_lib.objectives import NORMALISATIONS
 from clims_lib.settings import Cam, Clims, Puzzle
 from clims_lib.stage import make_once, resuming, value_of
-from clims_lib.stages.clip import finetune_clip
+from clims_lib.stages.clip import digest_of_weights, finetune_clip
 from clims_lib.stages.criterion import from_clip, new_loss, what_clims_reads
 from clims_lib.stages.methods import METHODS, row_of
 
@@ -134,8 +133,7 @@ def first_weights(profile: Profile) -> str:
     """A hash of the file that a fresh network's backbone starts from; "" where it needs none."""
     named = {"": None, "imagenet": profile.weights / SOURCES["resnet50"].filename}
     path = named.get(profile.cam.weights, ROOT / profile.cam.weights)
-    known = profile.outputs / "digests" / "weights.json"
-    return digest_of([path], known) if path is not None and path.is_file() else ""
+    return digest_of_weights(profile, path) if path is not None and path.is_file() else ""
 
 
 def section_of(profile: Profile, method: str) -> Cam | Puzzle | Clims:
