@@ -259,8 +259,13 @@ def read_committed(profile: Profile, what: str = "rows") -> list[dict]:
     """
     if what not in LISTS:
         raise ValueError(f"no results called {what!r}{did_you_mean(what, LISTS)}")
+    return committed_results(profile).get(what, [])
+
+
+def committed_results(profile: Profile) -> dict:
+    """The whole committed table, {} where there is none."""
     path = ROOT / "data" / "results" / f"{profile.name}.json"
-    return read_json(path)[what] if path.is_file() else []
+    return read_json(path) if path.is_file() else {}
 
 
 def _check(measured: dict, path: Path) -> None:
