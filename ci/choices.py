@@ -18,9 +18,9 @@ from everything import code_of_results  # noqa: E402
 from run_results import measure_seeds  # noqa: E402
 
 from clims_lib.artifacts import rounded, write_json  # noqa: E402
+from clims_lib.results.choices import PATH  # noqa: E402
 from clims_lib.results.tables import commit, environment, results_table  # noqa: E402
 
-PATH = ROOT / "data" / "results" / "mini_choices.json"
 ONE_LIST = (
     '["sky, grass, road, water, river, sea, lake, street, meadow, floor, pavement, sand, '
     'railroad, railway, rails"]'

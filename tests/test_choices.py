@@ -1,0 +1,51 @@
+"""The table of choices: differences by hand, and settings that the profile takes."""
+
+import pytest
+from choices import CHOICES, SETTINGS
+
+from clims_lib.config import load_profile
+from clims_lib.results.choices import PATH, differences, read_choices
+
+
+def row(method, seed, miou, leak, split="test"):
+    return {
+        "method": method,
+        "seed": seed,
+        "split": split,
+        "miou": miou,
+        "iou": {"train": miou / 2},
+        "leak": {"water->boat": leak},
+    }
+
+
+def test_differences_are_taken_within_a_seed():
+    choices = {
+        "settings": {"usual": [], "other": ["a=1"], "broken": ["b=1"]},
+        "rows": [
+            row("usual", 0, 0.60, 0.1),
+            row("usual", 1, 0.50, 0.2),
+            row("other", 1, 0.51, 0.1),
+            row("other", 0, 0.58, 0.4),
+            row("other", 0, 0.99, 0.0, split="val"),
+        ],
+    }
+    assert differences(choices)["other"] == pytest.approx([1.0, -2.0])
+    assert differences(choices, "train")["other"] == pytest.approx([0.5, -1.0])
+    assert differences(choices, "water->boat")["other"] == pytest.approx([-10.0, 30.0])
+    assert "broken" not in differences(choices)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_choice_changes_the_profile(name):
+    usual = load_profile("mini")
+    assert (load_profile("mini", SETTINGS[name]) != usual) == bool(SETTINGS[name])
+
+
+@pytest.mark.skipif(not PATH.is_file(), reason="not measured yet")
+def test_the_committed_table_has_every_choice_and_seed():
+    table = read_choices()
+    assert table["settings"] == SETTINGS
+    assert table["groups"] == {group: list(names) for group, names in CHOICES.items()}
+    broken = {one["method"] for one in table["broken"]}
+    assert {r["method"] for r in table["rows"]} | broken == set(SETTINGS)
+    assert len({r["seed"] for r in table["rows"]}) >= 3
