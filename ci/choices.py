@@ -58,6 +58,16 @@ CHOICES: dict[str, dict[str, list[str]]] = {
         "ReLU of the scores": ["clims.maps=relu"],
         "four scales, summed": ["inference.scales=[0.5, 1.0, 1.5, 2.0]", "inference.reduction=sum"],
     },
+    # Of rates 0.03, 0.1, 0.3, 1, 3 for CAM and 0.003, 0.01, 0.03, 0.1 for CLIMS the best on val.
+    "optimiser": {
+        "SGD as released, own rates": [
+            "compute.optimiser=released_sgd",
+            "cam.lr=1.0",
+            "cam.head_lr_factor=10.0",
+            "clims.lr=0.03",
+            "clims.head_lr_factor=10.0",
+        ]
+    },
 }
 SETTINGS = {name: settings for group in CHOICES.values() for name, settings in group.items()}
 
