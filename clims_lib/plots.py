@@ -200,20 +200,28 @@ def heat_table(
     title: str = "",
     form: str = ".2f",
 ) -> Figure:
-    """A table of numbers whose cells are the darker, the larger the number; NaN stays empty."""
+    """A table of numbers whose cells are the darker, the larger the number; NaN stays empty.
+
+    With a `form` that has a sign ("+.1f") the numbers are differences: one colour above 0, another
+    below, the darker, the further from it.
+    """
     values = np.asarray(values, dtype=float)
     rows, columns = values.shape
     figure, axis = plt.subplots(
         figsize=(min(11, 2.5 + 1.2 * columns), 0.8 + 0.36 * rows), layout="constrained"
     )
-    low, high = np.nanmin(values), np.nanmax(values)
-    axis.imshow(values, cmap="Blues", vmin=low, vmax=high, aspect="auto")
+    low, high, colours = np.nanmin(values), np.nanmax(values), "Blues"
+    if form.startswith("+"):
+        high, colours = np.nanmax(np.abs(values)), "PuOr_r"
+        low = -high
+    axis.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
     for r, c in np.argwhere(np.isfinite(values)):
-        dark = values[r, c] > low + 0.6 * (high - low)
+        share = (values[r, c] - low) / ((high - low) or 1)
+        dark = share > 0.6 if colours == "Blues" else abs(share - 0.5) > 0.35
         axis.text(
             c,
             r,
-            format(values[r, c], f"z{form}"),
+            format(values[r, c], form.replace("+", "+z") if "+" in form else f"z{form}"),
             ha="center",
             va="center",
             color="white" if dark else "black",
