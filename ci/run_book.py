@@ -43,6 +43,12 @@ ROOMS = (
         ("world", "dataset", "scene", "captions", "drawing"),
     ),
     ("Explorers", "Sliders in a notebook's cell.", "explore", ("cams",)),
+    (
+        "Drawings",
+        "The method as boxes and arrows; one style, pictures of the MiniWorld in the panels.",
+        "schematics",
+        ("overview", "maps", "masks"),
+    ),
     ("Results", "Tables, claims and the report.", "results", ("tables", "claims")),
     ("Commands", "What `clims` can be asked for.", "commands", ("course", "library")),
     (

@@ -20,7 +20,7 @@ ROOMS = {
     "commands": ("__main__", "commands"),  # what a shell starts
     "explore": ("explore",),  # widgets
     "results": ("results",),  # tables, claims, the report
-    "plots": ("plots",),  # above the stages: what computes does not draw
+    "plots": ("plots", "schematics"),  # above the stages: what computes does not draw
     "stages": ("stages",),  # settings, disk and pieces together
     "data": ("data", "miniworld"),  # pictures and masks on disk; knows the pieces' 255 and fill
     "pieces": (),  # the method: tensors in, tensors out; no disk, so nothing of data
