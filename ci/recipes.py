@@ -19,9 +19,9 @@ sys.path.insert(0, str(ROOT))
 
 from clims_lib.artifacts import atomic_path  # noqa: E402
 from clims_lib.config import Profile, load_profile  # noqa: E402
+from clims_lib.optimisers import whole_batches  # noqa: E402
 from clims_lib.prompts import parse_background  # noqa: E402
 from clims_lib.stages.clip import texts_of  # noqa: E402
-from clims_lib.training import whole_batches  # noqa: E402
 
 PAGE = ROOT / "notebooks" / "recipes.md"
 

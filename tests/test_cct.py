@@ -16,8 +16,9 @@ from clims_lib.cct import (
     truth_threshold,
 )
 from clims_lib.cct_network import CCT, Decoder, PyramidPooling
+from clims_lib.optimisers import new_optimiser, new_schedule
 from clims_lib.perturbations import PERTURBATIONS
-from clims_lib.training import new_optimiser, new_schedule, train
+from clims_lib.training import train
 
 
 def seeded(seed=0):

@@ -23,11 +23,12 @@ from clims_lib.data.splits import read_split
 from clims_lib.data.voc import read_mask
 from clims_lib.deeplab import DeepLab, DeepLabV2, SummedDilations, all_scales_loss
 from clims_lib.objectives import Counted
+from clims_lib.optimisers import DECAYS, new_optimiser
 from clims_lib.stages import fully_supervised, segmentations
 from clims_lib.stages.fully_supervised import new_deeplab, train_deeplab
 from clims_lib.stages.measures import measure
 from clims_lib.stages.semi_supervised import load_cct, normalise
-from clims_lib.training import DECAYS, new_optimiser, train
+from clims_lib.training import train
 
 NETWORK = json.loads((Path(__file__).parent / "golden" / "network.json").read_text())
 FACTS = NETWORK["facts"]["segmentation (root release, DeepLabV2 ResNet-101, ImageNet start)"]

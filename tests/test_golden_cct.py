@@ -19,6 +19,7 @@ from clims_lib.backbones import MEAN, STD
 from clims_lib.cct import RAMPS, cct_loss, consistency, cross_entropy, ramp_up, truth_threshold
 from clims_lib.cct_network import CCT, PyramidPooling, ReleasedDecoder, enlarging, padded_scores
 from clims_lib.contours import outer_contours
+from clims_lib.optimisers import new_optimiser, new_schedule
 from clims_lib.perturbations import (
     RELEASED,
     RELEASED_NUMBERS,
@@ -30,7 +31,6 @@ from clims_lib.perturbations import (
     object_mask,
     released_cuts,
 )
-from clims_lib.training import new_optimiser, new_schedule
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "cct.json").read_text())
 CASES = {case["name"]: (case["inputs"], case["outputs"]) for case in GOLDEN["cases"]}

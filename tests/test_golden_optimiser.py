@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from clims_lib.training import head_and_body, new_optimiser, new_schedule, train, whole_batches
+from clims_lib.optimisers import head_and_body, new_optimiser, new_schedule, whole_batches
+from clims_lib.training import train
 
 CASES = json.loads((Path(__file__).parent / "golden/optimiser.json").read_text())["cases"]
 

@@ -8,7 +8,7 @@ import torch
 from conftest import small_clip
 from torch import nn
 
-from clims_lib import cct, clip_model, finetune, objectives, random_walk, training
+from clims_lib import cct, clip_model, finetune, objectives, optimisers, random_walk, training
 from clims_lib.artifacts import load_checkpoint, save_checkpoint
 from clims_lib.batches import MemoryBatches
 from clims_lib.cct_network import CCT
@@ -49,12 +49,12 @@ def cam(seed, kind):
     model = Small()
     batches = MemoryBatches(*pictures(), None, 8, seed=0)
     assert batches.steps_per_epoch == 3
-    optimiser = training.new_optimiser(kind, training.head_and_body(model, 1e-3, 5), 1e-3, 1e-4)
+    optimiser = optimisers.new_optimiser(kind, optimisers.head_and_body(model, 1e-3, 5), 1e-3, 1e-4)
     return model, {
         "loss": objectives.area_cam_loss(area_weight=0.1),
         "batches": batches,
         "optimiser": optimiser,
-        "schedule": training.new_schedule(kind, optimiser, STEPS, 3),
+        "schedule": optimisers.new_schedule(kind, optimiser, STEPS, 3),
         "steps_per_epoch": 3,
         "clip_norm": 5.0,
         "amp": True,
@@ -125,7 +125,7 @@ def consistency(seed):
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.BatchNorm2d(8))
     model = CCT(backbone, 8, 3, 6, ("feature_noise", "dropout", "i_vat"))
     generator = seeded(0)
-    optimiser = training.new_optimiser("adamw", model.parameters(), 1e-3, 1e-4, fused=False)
+    optimiser = optimisers.new_optimiser("adamw", model.parameters(), 1e-3, 1e-4, fused=False)
 
     def batches(start):
         for step in count(start):
@@ -137,7 +137,7 @@ def consistency(seed):
         "loss": cct.cct_training_loss(steps=STEPS, generator=generator, ramp=0.5),
         "batches": batches,
         "optimiser": optimiser,
-        "schedule": training.new_schedule("adamw", optimiser, STEPS),
+        "schedule": optimisers.new_schedule("adamw", optimiser, STEPS),
         "generator": generator,
     }
 

@@ -10,11 +10,11 @@ import torch
 from clims_lib import losses, prompts
 from clims_lib.batches import MemoryBatches, random_crops
 from clims_lib.config import load_profile
+from clims_lib.optimisers import cam_optimiser, whole_batches
 from clims_lib.stages.clip import finetune_clip, make_clip, texts_of
 from clims_lib.stages.criterion import loss_form, loss_weights
 from clims_lib.stages.methods import METHODS, activation_of
 from clims_lib.stages.networks import fresh_head, new_network
-from clims_lib.training import cam_optimiser, whole_batches
 
 GOLDEN = Path(__file__).parent / "golden"
 RANDOM = ["cam.weights="]  # ImageNet's would have to be downloaded

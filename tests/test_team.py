@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from clims_lib import batches, objectives, training
+from clims_lib import batches, objectives, optimisers, training
 from clims_lib.__main__ import main
 from clims_lib.artifacts import load_tensors, read_json
 from clims_lib.cam import CAMNet
@@ -55,7 +55,7 @@ def fit(accumulate, frozen_norm=True):
         batches.MemoryBatches(images, labels, None, 6, 0),
         steps=4,
         steps_per_epoch=2,
-        optimiser=training.new_optimiser("adamw", model.parameters(), 1e-3, 1e-4),
+        optimiser=optimisers.new_optimiser("adamw", model.parameters(), 1e-3, 1e-4),
         accumulate=accumulate,
         frozen_norm=model.backbone if frozen_norm else None,
         amp=False,

@@ -21,14 +21,8 @@ from clims_lib.objectives import (
     pooled_scores,
     puzzle_loss,
 )
-from clims_lib.training import (
-    epoch_means,
-    head_and_body,
-    micro_batches,
-    new_optimiser,
-    new_schedule,
-    train,
-)
+from clims_lib.optimisers import head_and_body, new_optimiser, new_schedule
+from clims_lib.training import epoch_means, micro_batches, train
 
 
 class Same(nn.Module):

@@ -32,7 +32,7 @@ class Timed:
 
 def waiting() -> list[dict]:
     """The share of an epoch in which the trainer has no batch yet."""
-    from clims_lib import objectives, training
+    from clims_lib import objectives, optimisers, training
     from clims_lib.batches import MemoryBatches
     from clims_lib.config import load_profile
     from clims_lib.data.splits import read_sizes, read_split
@@ -52,7 +52,7 @@ def waiting() -> list[dict]:
             profile.augment.resize,
         )
         model, timed = new_network(profile), Timed(batches)
-        optimiser = training.new_optimiser("adamw", model.parameters(), 1e-3, 1e-4)
+        optimiser = optimisers.new_optimiser("adamw", model.parameters(), 1e-3, 1e-4)
         started = time.perf_counter()
         training.train(
             model, objectives.cam_loss(), timed, steps=batches.steps_per_epoch, optimiser=optimiser

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from clims_lib import training
+from clims_lib import optimisers, training
 from clims_lib.artifacts import load_tensors, save_tensors, write_json
 from clims_lib.backbones import EfficientNetLite
 from clims_lib.batches import MemoryBatches
@@ -160,7 +160,7 @@ def learning_of(
     pictures, per_epoch: how many pictures there are, and how many steps an epoch has.
     """
     section, epochs = section_of(profile, method), value_of(profile, epochs_of(method))
-    optimiser, schedule = training.cam_optimiser(
+    optimiser, schedule = optimisers.cam_optimiser(
         value_of(profile, optimiser_of(method)),
         model,
         section.lr,
@@ -168,7 +168,7 @@ def learning_of(
         section.weight_decay,
         steps=epochs * per_epoch,
         steps_per_epoch=per_epoch,
-        decay=training.whole_batches(pictures, section.batch, epochs),
+        decay=optimisers.whole_batches(pictures, section.batch, epochs),
     )
     return {
         "steps": epochs * per_epoch,

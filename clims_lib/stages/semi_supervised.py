@@ -24,12 +24,13 @@ from clims_lib.clip_model import autocast
 from clims_lib.config import Profile, did_you_mean
 from clims_lib.data.splits import open_split, read_sizes, read_split, split_folder
 from clims_lib.devices import device_of, explains_out_of_memory
+from clims_lib.optimisers import new_optimiser, new_schedule
 from clims_lib.perturbations import PERTURBATIONS, RELEASED
 from clims_lib.stage import make_once, resuming
 from clims_lib.stages.encoders import encoder_settings, load_start, new_encoder, start_inputs
 from clims_lib.stages.masks import make_pseudo_masks, read_folder
 from clims_lib.stages.methods import Trainer, pseudo_row, trainer_of
-from clims_lib.training import StepBatch, new_optimiser, new_schedule, train
+from clims_lib.training import StepBatch, train
 
 SUPERVISED = (
     *("steps", "norms", "feature_channels", "output_stride", "decoder", "auxiliary"),

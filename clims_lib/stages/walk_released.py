@@ -19,11 +19,11 @@ from clims_lib.batches import DrawnBatches
 from clims_lib.cam import CAMNet
 from clims_lib.config import Profile
 from clims_lib.data.splits import read_images, read_sizes, split_folder, subset, subset_settings
+from clims_lib.optimisers import new_optimiser, new_schedule
 from clims_lib.seeds import normalise_cam
 from clims_lib.stages.networks import NETWORK, OF_CAM, first_weights, new_network, train_cam
 from clims_lib.stages.sure_labels import make_sure_labels, read_sure_labels
 from clims_lib.stages.walk_ours import Ours, carry, features, resize
-from clims_lib.training import new_optimiser, new_schedule
 
 # The settings of [walk] that training reads: of both forms, of one.
 BOTH = ("form", "pictures", "steps", "batch", "crop", "resize", "lr", "weight_decay")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, small_clip
 
-from clims_lib import clip_model, objectives, training
+from clims_lib import clip_model, objectives, optimisers, training
 from clims_lib.artifacts import load_tensors
 from clims_lib.batches import MemoryBatches
 from clims_lib.cam import CAMNet
@@ -42,7 +42,7 @@ def network():
 def fit(model, loss=None, count=6, **more):
     images, labels = pictures()
     batches = MemoryBatches(images, labels, None, 8, 0, crop=48, resize=(0.5, 1.5), device=GPU)
-    optimiser = training.new_optimiser("sgd", model.parameters(), 1e-2, 1e-4)
+    optimiser = optimisers.new_optimiser("sgd", model.parameters(), 1e-2, 1e-4)
     loss = loss or objectives.area_cam_loss(area_weight=0.1)
     return training.train(model, loss, batches, steps=count, optimiser=optimiser, **more)
 
