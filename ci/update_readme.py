@@ -8,8 +8,8 @@ sys.path.insert(0, str(ROOT))
 
 from clims_lib.artifacts import atomic_path  # noqa: E402
 from clims_lib.config import load_profile  # noqa: E402
-from clims_lib.results.claims import claims, claims_table  # noqa: E402
 from clims_lib.results.tables import read_committed, results_table  # noqa: E402
+from clims_lib.results.verdicts import claims_table, committed_claims  # noqa: E402
 
 BEGIN, END = "<!-- results of {}: ci/update_readme.py -->\n", "<!-- end of results -->"
 
@@ -20,9 +20,9 @@ def drawn() -> str:
     seeds = len({row["seed"] for row in rows})
     return (
         f"MiniWorld **test**, per cent, mean ± standard deviation over {seeds} training "
-        f"seeds:\n\n```\n{results_table(rows)}\n```\n\nClaims, in points, and whether they hold; "
-        f"those about the random walk came with its first results:\n\n```\n"
-        f"{claims_table(claims(rows, read_committed(profile, 'zero_shot')))}\n```\n\n"
+        f"seeds:\n\n```\n{results_table(rows)}\n```\n\nClaims, in points, whether they hold, and "
+        f"when each was written down, before or after its first result:\n\n```\n"
+        f"{claims_table(committed_claims(profile))}\n```\n\n"
     )
 
 

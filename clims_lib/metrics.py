@@ -49,11 +49,12 @@ def confusion(truth: Labels, prediction: Labels, num_labels: int) -> Tensor:
 def iou(confusion: Labels) -> Tensor:
     """Intersection over union of each label: C[k,k] / (sum_p C[k,p] + sum_t C[t,k] - C[k,k]).
 
-    confusion (L, L) -> float64 (L,) in [0, 1]; nan for labels in neither truth nor prediction.
+    confusion (..., L, L) -> float64 (..., L) in [0, 1]; nan for labels in neither truth nor
+    prediction.
     """
     counts = _counts(confusion)
-    hits = counts.diagonal()
-    return hits / (counts.sum(1) + counts.sum(0) - hits)  # 0 / 0 is the nan we promise
+    hits = counts.diagonal(dim1=-2, dim2=-1)
+    return hits / (counts.sum(-1) + counts.sum(-2) - hits)  # 0 / 0 is the nan we promise
 
 
 def miou(confusion: Labels, absent: str = "left_out") -> float:
@@ -62,7 +63,10 @@ def miou(confusion: Labels, absent: str = "left_out") -> float:
     absent: labels in neither truth nor prediction are "left_out", as by chainercv (IRN, CLIMS), or
     count as "zero" in the mean over all (PuzzleCAM, CCT). Raises ValueError for other words.
     """
-    if float(_counts(confusion).sum()) == 0:
+    counts = _counts(confusion)
+    if counts.ndim != 2:
+        raise ValueError(f"one confusion matrix at a time has a mIoU, not {tuple(counts.shape)}")
+    if float(counts.sum()) == 0:
         raise ValueError("the confusion matrix is empty: no pixel was counted, so there is no mIoU")
     if absent not in ("left_out", "zero"):
         raise ValueError(f'absent labels are "left_out" or count as "zero", not {absent!r}')
@@ -113,6 +117,6 @@ def _labels(values: Labels, name: str) -> Tensor:
 
 def _counts(confusion: Labels) -> Tensor:
     counts = torch.as_tensor(confusion).double()
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or bool((counts < 0).any()):
+    if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2] or bool((counts < 0).any()):
         raise ValueError(f"a confusion matrix is square, with counts >= 0, not {counts.shape}")
     return counts

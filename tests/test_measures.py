@@ -12,7 +12,8 @@ from clims_lib.config import load_profile
 from clims_lib.data.splits import make_data, read_split
 from clims_lib.data.voc import ground_names, list_names, read_mask, write_mask
 from clims_lib.stages import masks
-from clims_lib.stages.measures import around, leaks, measure, measure_masks
+from clims_lib.stages.counts import around, leaks
+from clims_lib.stages.measures import measure, measure_masks
 from clims_lib.stages.segmentations import predictor
 
 

@@ -134,14 +134,12 @@ def submission(parser: argparse.ArgumentParser) -> Callable:
 
 
 def claims(parser: argparse.ArgumentParser) -> Callable:
-    """Print the committed table's claims, each with its goal and what was measured."""
+    """Print the committed table's claims, each with its goal, what was measured, the verdict."""
     profile_option(parser)
 
     def run(profile: str) -> None:
-        from clims_lib.results.claims import claims, claims_table
-        from clims_lib.results.tables import read_committed
+        from clims_lib.results.verdicts import claims_table, committed_claims
 
-        settings = load_profile(profile)
-        print(claims_table(claims(read_committed(settings), read_committed(settings, "zero_shot"))))
+        print(claims_table(committed_claims(load_profile(profile))))
 
     return run

@@ -12,7 +12,7 @@ from clims_lib.data.splits import make_data, open_split, read_sizes, read_split
 from clims_lib.data.voc import ground_names
 from clims_lib.labels import IGNORE
 from clims_lib.stages.clip import missing
-from clims_lib.stages.measures import around, ground_masks
+from clims_lib.stages.counts import around, ground_masks
 
 MOST = 30  # pictures of a class in a menu
 COUNTED = 80  # pictures of a class that say what its ground is

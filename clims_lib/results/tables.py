@@ -1,7 +1,8 @@
 """What was measured: one JSON file a notebook, gathered into results.json and text tables.
 
-A row is {"method", "split", "seed", "threshold", "crf", "miou", "iou", "leak", "seconds"}, in
-fractions; only the texts made here are in per cent.
+A row is {"method", "split", "seed", "threshold", "crf", "miou", "iou", "leak", "error", "seconds"},
+in fractions; only the texts made here are in per cent. error: the mIoU's standard error over the
+pictures (bootstrap.py).
 """
 
 import os
@@ -253,12 +254,14 @@ def accuracies_beyond_spread(
 
 
 def read_committed(profile: Profile, what: str = "rows") -> list[dict]:
-    """Return the committed "rows", "zero_shot" or "oracle" of several seeds, [] where none are.
+    """Return the committed "rows", "zero_shot" or "oracle" of several seeds, [] where none are;
+    of "claims", each one's standard error over the test pictures.
 
     They lie in data/results/<profile's name>.json and are made by `ci/results`.
     """
-    if what not in LISTS:
-        raise ValueError(f"no results called {what!r}{did_you_mean(what, LISTS)}")
+    known = (*LISTS, "claims")
+    if what not in known:
+        raise ValueError(f"no results called {what!r}{did_you_mean(what, known)}")
     return committed_results(profile).get(what, [])
 
 

@@ -6,83 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from clims_lib import clip_model, metrics, oracle
-from clims_lib.artifacts import read_json, read_manifest, rounded, write_json
+from clims_lib import clip_model, oracle
+from clims_lib.artifacts import load_tensors, read_json, read_manifest
 from clims_lib.config import Profile
-from clims_lib.data.splits import contents, make_data, open_split, read_split, split_folder
-from clims_lib.data.voc import VOCFolder, ground_names
+from clims_lib.data.splits import make_data, read_split
 from clims_lib.devices import device_of
-from clims_lib.metrics import IGNORE
 from clims_lib.objectives import NORMALISATIONS
-from clims_lib.stage import make_once
 from clims_lib.stages.cams import train_maps
 from clims_lib.stages.clip import clip_texts, texts_of
+from clims_lib.stages.counts import around, count_masks, ground_masks
 from clims_lib.stages.criterion import loss_form, loss_weights
-from clims_lib.stages.masks import choose_threshold, make_pseudo_masks, published_rule, read_folder
+from clims_lib.stages.masks import choose_threshold, make_pseudo_masks, published_rule
 from clims_lib.stages.methods import row_of, trainers
 from clims_lib.stages.segmentations import make_segmentations, refined, train_network
-
-LEAKS = {"railroad->train": ("railroad", "train"), "water->boat": ("water", "boat")}
-AROUND = ("train", "boat")  # the same cases on photographs
-
-
-def leaks(profile: Profile, split: str, prediction: Tensor, truth: Tensor) -> dict[str, float]:
-    """Leak rates: MiniWorld's grounds that are labelled as what always stands on them.
-
-    Nobody knows the grounds of photographs. There, {"around->train": ...} is the share of what lies
-    around trains (`around`) that is labelled train, in the pictures with one.
-    """
-    root, classes = make_data(profile), list(profile.data.classes)
-    if not (root / "grounds.txt").is_file():
-        reach, names = profile.data.size // 8, [name for name in AROUND if name in classes]
-        pairs = {
-            f"around->{name}": _around_leak(prediction, truth, classes.index(name) + 1, reach)
-            for name in names
-        }
-    else:
-        ground, names = ground_masks(profile, split), list(ground_names(root))
-        pairs = {
-            key: metrics.leak_rate(
-                prediction, ground, names.index(under) + 1, classes.index(name) + 1
-            )
-            for key, (under, name) in LEAKS.items()
-        }
-    return {key: labelled / max(1, total) for key, (labelled, total) in pairs.items()}
-
-
-def _around_leak(prediction: Tensor, truth: Tensor, k: int, reach: int) -> tuple[int, int]:
-    labelled = total = 0
-    for mask, real in zip(prediction, truth, strict=True):
-        if bool((real == k).any()):
-            ring = around((real == k).float()[None], reach)[0] * (real != IGNORE)
-            found = metrics.leak_rate(mask, ring.to(torch.uint8), 1, k)
-            labelled, total = labelled + found[0], total + found[1]
-    return labelled, total
-
-
-def around(thing: Tensor, reach: int) -> Tensor:
-    """float (N, H, W): the pixels at most `reach` away from objects (N, H, W), without them."""
-    wide = 2 * reach + 1
-    wider = F.max_pool2d(thing[:, None], (1, wide), stride=1, padding=(0, reach))
-    wider = F.max_pool2d(wider, (wide, 1), stride=1, padding=(reach, 0))
-    return wider[:, 0] - thing
-
-
-def scores_of(profile: Profile, name: str, split: str, prediction: Tensor, truth: Tensor) -> dict:
-    """A row of results.json: what masks uint8 (N, S, S) of a split are worth."""
-    labels = ["background", *profile.data.classes]
-    counts = metrics.confusion(truth, prediction, len(labels))
-    return {
-        "method": name,
-        "split": split,
-        "seed": profile.seed,
-        "miou": float(metrics.miou(counts)),
-        "iou": {n: float(v) for n, v in zip(labels, metrics.iou(counts), strict=True)},
-        "leak": leaks(profile, split, prediction, truth),
-    }
 
 
 def measure(profile: Profile, name: str) -> list[dict]:
@@ -92,17 +30,15 @@ def measure(profile: Profile, name: str) -> list[dict]:
     name: of maps ("clims", "clims_walk_crf"; their thresholds come from train) or of a segmentation
     network ("cct_clims"). What is not there yet is trained. Raises ValueError for an unknown name.
     """
-    splits, seeds_on = list(profile.data.evaluated), profile.data.seeds_on
+    seeds_on, masks = profile.data.seeds_on, masks_of(profile, name)
     about: dict[str, Any]
     if name in trainers(profile):
-        made, weights = make_segmentations, train_network(profile, name)
+        weights = train_network(profile, name)
         about = {"threshold": None, "crf": refined(profile, name)}
     else:
         row = row_of(name)
-        made, weights = make_pseudo_masks, train_maps(profile, row.maps)
+        weights = train_maps(profile, row.maps)
         about = {"crf": row.crf, **choose_threshold(profile, name)}
-        splits = [*([seeds_on] if seeds_on else []), *splits]
-    masks = {split: made(profile, name, split) for split in splits}
     about["seconds"] = read_manifest(weights)["seconds"]
     if seeds_on:  # a run that is held against papers says by which recipe it was made
         about["profile"] = profile.name
@@ -114,32 +50,44 @@ def measure(profile: Profile, name: str) -> list[dict]:
     return rows
 
 
+def masks_of(profile: Profile, name: str) -> dict[str, Path]:
+    """{split: the folder of a row's masks} for all splits that it is measured on."""
+    splits, seeds_on = list(profile.data.evaluated), profile.data.seeds_on
+    if name in trainers(profile):
+        return {split: make_segmentations(profile, name, split) for split in splits}
+    splits = [*([seeds_on] if seeds_on else []), *splits]
+    return {split: make_pseudo_masks(profile, name, split) for split in splits}
+
+
 def measure_masks(profile: Profile, name: str, masks: dict[str, Path]) -> list[dict]:
     """Rows of the masks {split: folder}, whoever made them."""
-
-    def make(folder: Path) -> None:
-        rows = []
-        for split, where in masks.items():
-            truth = read_split(profile, split, masks=True)[2][:]  # a part of train is in rows of it
-            rows.append(scores_of(profile, name, split, read_folder(profile, where, split), truth))
-        write_json(folder / "rows.json", rounded(rows))
-
-    truths: dict[str, Any] = {f"truth of {s}": split_folder(profile, s, "masks") for s in masks}
-    if (make_data(profile) / "grounds.txt").is_file():
-        truths |= {f"grounds of {s}": contents(profile, s, "grounds") for s in masks}
-    measured = make_once(
-        profile, "measured", name, make, settings=["seed"], inputs=truths | masks, code=[VOCFolder]
-    )
-    return read_json(measured / "rows.json")
+    return read_json(count_masks(profile, name, masks) / "rows.json")
 
 
-@torch.no_grad()
+def picture_counts(profile: Profile, name: str) -> dict[str, Tensor]:
+    """What a row's masks hold in every picture of the headline's split: `counts.count_pictures`."""
+    folder = count_masks(profile, name, masks_of(profile, name))
+    return load_tensors(folder / f"{profile.headline}.safetensors")
+
+
 def zero_shot(profile: Profile, clip_folder: Path, name: str, split: str = "") -> dict:
     """Per-class accuracy of the class texts on the pictures that hold one class only.
 
     split: by default the one with the headline numbers.
     """
     split = split or profile.headline
+    hits, truth = recognised(profile, clip_folder, split)
+    accuracy = {
+        c: float(hits[truth == k].float().mean()) if bool((truth == k).any()) else None
+        for k, c in enumerate(profile.data.classes)
+    }
+    return {"model": name, "split": split, "seed": profile.seed, "accuracy": accuracy}
+
+
+@torch.no_grad()
+def recognised(profile: Profile, clip_folder: Path, split: str) -> tuple[Tensor, Tensor]:
+    """(hits bool (N,), classes int64 (N,)) of a split's N pictures: whether the text of a picture's
+    class is the nearest of all class texts; class -1 and no hit where it holds not just one."""
     device = device_of(profile)
     model = clip_model.load_clip(clip_folder / "clip.pt", device)
     images, labels, _ = read_split(profile, split)
@@ -154,12 +102,10 @@ def zero_shot(profile: Profile, clip_folder: Path, name: str, split: str = "") -
             for part in images[alone].split(256)
         ]
     )
-    truth = labels[alone].argmax(1)
-    accuracy = {
-        c: float((guess[truth == k] == k).float().mean()) if bool((truth == k).any()) else None
-        for k, c in enumerate(profile.data.classes)
-    }
-    return {"model": name, "split": split, "seed": profile.seed, "accuracy": accuracy}
+    truth = torch.where(alone, labels.argmax(1), -1)
+    hits = torch.zeros(len(truth), dtype=torch.bool)
+    hits[alone] = guess == truth[alone]
+    return hits, truth
 
 
 def oracle_check(profile: Profile, clip_folder: Path, pictures: int = 80) -> list[dict]:
@@ -188,14 +134,6 @@ def oracle_check(profile: Profile, clip_folder: Path, pictures: int = 80) -> lis
         )
         rows += [{"class": name, "mask": m, "seed": profile.seed} | v for m, v in losses.items()]
     return rows
-
-
-def ground_masks(profile: Profile, split: str, chosen: Tensor | None = None) -> Tensor:
-    """uint8 (N, H, W): the ground's number under every pixel, 0 at objects; of all pictures or of
-    the chosen ones."""
-    folder = open_split(profile, split)
-    some = range(len(folder)) if chosen is None else chosen.tolist()
-    return torch.stack([torch.as_tensor(folder.ground(i)) for i in some])
 
 
 def home_of(profile: Profile, split: str, chosen: Tensor, thing: Tensor) -> Tensor:
