@@ -28,20 +28,18 @@ def watch(settings: Profile, where: str = "") -> Profile:
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), f"{where}{field.name}"
         values[field.name] = watch(value, f"{name}.") if dataclasses.is_dataclass(value) else value
-    watched = _watched(type(settings))(**values)
-    object.__setattr__(watched, "_where", where)
-    return watched
+    return _watched(type(settings), where)(**values)
 
 
 @cache
-def _watched(kind: type) -> type:
+def _watched(kind: type, where: str) -> type:
+    """A class, so that what `dataclasses.replace` makes of it is watched, too."""
     fields = {field.name for field in dataclasses.fields(kind)}
 
     class Watched(kind):
         def __getattribute__(self, name):
             value = super().__getattribute__(name)
             if name in fields and not dataclasses.is_dataclass(value):
-                where = super().__getattribute__("__dict__").get("_where", "")
                 check(where + name, stage.recipe_at_work.get())
             return value
 

@@ -10,12 +10,12 @@ import torch
 from conftest import profile_of
 from test_golden_cct import THEIR_NAMES
 
-from clims_lib.artifacts import load_tensors
+from clims_lib.artifacts import load_tensors, read_json, read_manifest
 from clims_lib.cct_network import CCT, DECODERS
 from clims_lib.config import load_profile
 from clims_lib.perturbations import RELEASED
 from clims_lib.stages import encoders, semi_supervised
-from clims_lib.stages.methods import trainer_of, trainers
+from clims_lib.stages.methods import table_rows, trainer_of, trainers
 from clims_lib.stages.segmentations import train_network
 from clims_lib.stages.semi_supervised import mixed_batches, new_cct, train_cct
 
@@ -38,7 +38,8 @@ def test_the_network_is_the_same_for_the_same_seed_and_trains_from_nothing():
 
 
 def test_a_method_that_does_not_exist():
-    kinds = [t for t in trainers(load_profile("tiny")).values() if t.section == "cct"]
+    known = trainers(load_profile("tiny")).values()
+    kinds = [t for t in known if t.section == "cct" and not t.control]
     forms = {(t.consistency, t.pseudo) for t in kinds}
     assert forms == {(a, b) for a in (False, True) for b in (False, True)} and len(kinds) == 4
     for masks in ("cam", "cam_walk"):
@@ -186,6 +187,24 @@ def test_starts(tmp_path, monkeypatch):
     ):
         encoders.load_start(load_profile(name), section, torch.nn.Identity())
         assert asked[-1] == expected
+
+
+def test_controls_are_the_same_trainings_with_other_settings(tmp_path):
+    """A row's start and steps are those that the profile's settings would give."""
+    where = [f"outputs={tmp_path}", f"data_root={tmp_path}/world"]
+    profile = load_profile("tiny", where)
+    random = load_profile("tiny", [*where, "cct.start=random"])
+    scratch, plain = train_cct(profile, "supervised_scratch"), train_cct(random, "supervised")
+    first, second = (load_tensors(folder / "weights.safetensors") for folder in (scratch, plain))
+    assert all(torch.equal(first[name], second[name]) for name in second)
+    recipe = read_manifest(scratch)["recipe"]
+    assert recipe["settings"]["cct.start"] == "random" and "start" not in recipe["inputs"]
+    assert not list((tmp_path / "weights").glob("cam-*"))  # nothing else was trained for it
+    longer = train_cct(load_profile("tiny", [*where, "cct.start=random"]), "cct_longer")
+    assert len(read_json(longer / "history.json")) == 4 * profile.cct.steps
+    rows = table_rows(profile)
+    controls = {"supervised_scratch", "cct_longer", "deeplab_clims_longer", "full_masks_crf"}
+    assert controls < set(rows) and len(set(rows)) == len(rows)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def planned(profile: Profile) -> list[Planned]:
     found += [_maps(profile, method, count, method == ours) for method in methods]
     found += [*_walk(profile, ours, count), _masks(profile, ours, count)]
     # the longest of CCT's first, as in the notebook; DeepLab's before them
-    names = sorted(trainers(profile), key=lambda n: trainers(profile)[n].section != "deeplab")
+    own = {name: one for name, one in trainers(profile).items() if not one.control}
+    names = sorted(own, key=lambda name: own[name].section != "deeplab")
     found += [_segmenter(profile, name, count) for name in names]
     return [*found, _segmentations(profile, names, count)]
 

@@ -28,7 +28,7 @@ from clims_lib.settings import DenseCrf
 from clims_lib.stage import make_once, resuming
 from clims_lib.stages.encoders import encoder_settings, load_start, new_encoder, start_inputs
 from clims_lib.stages.masks import make_pseudo_masks, read_folder
-from clims_lib.stages.methods import pseudo_row, trainer_of
+from clims_lib.stages.methods import as_trained, pseudo_row
 from clims_lib.training import epoch_means, train
 
 OF_BOTH = (
@@ -96,7 +96,7 @@ def train_deeplab(profile: Profile, name: str) -> Path:
     name: of `methods.trainers`, "deeplab_clims". Raises ValueError for another name, and for a
     `start` that the network cannot have.
     """
-    trainer_of(profile, name)
+    profile = as_trained(profile, name)
     settings, start = profile.deeplab, start_inputs(profile, "deeplab")
     masks = make_pseudo_masks(profile, pseudo_row(profile), "train")
 

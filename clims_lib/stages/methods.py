@@ -80,21 +80,32 @@ class Trainer:
     """What a segmentation network learns from; those that are not pixel-labelled are `weak`.
 
     section: of the profile, also the network's kind. consistency: perturbed decoders must agree on
-    weak pictures (CCT). pseudo: pseudo masks of the weak pictures; DeepLab has those of all.
+    weak pictures (CCT). pseudo: pseudo masks of the weak pictures; DeepLab has those of all. start:
+    in place of the section's. longer: how many times the section's steps.
     """
 
     section: Literal["cct", "deeplab"]
     consistency: bool = False
     pseudo: bool = False
+    start: Literal["", "random"] = ""
+    longer: int = 1
+
+    @property
+    def control(self) -> bool:
+        """Whether it only asks what start or steps are worth: in the committed table alone."""
+        return bool(self.start) or self.longer > 1
 
 
 # {} stands for the method whose maps the profile's pseudo masks come from.
 TRAINERS: dict[str, Trainer] = {
     "supervised": Trainer("cct"),
+    "supervised_scratch": Trainer("cct", start="random"),
     "pseudo_only": Trainer("cct", pseudo=True),
     "cct": Trainer("cct", consistency=True),
+    "cct_longer": Trainer("cct", consistency=True, longer=4),
     "cct_{}": Trainer("cct", consistency=True, pseudo=True),
     "deeplab_{}": Trainer("deeplab", pseudo=True),
+    "deeplab_{}_longer": Trainer("deeplab", pseudo=True, longer=4),
 }
 
 
@@ -145,10 +156,19 @@ def trainer_of(profile: Profile, name: str) -> Trainer:
     return known[name]
 
 
+def as_trained(profile: Profile, name: str) -> Profile:
+    """The profile with what a trainer changes in its section. Raises ValueError as `trainer_of`."""
+    trainer = trainer_of(profile, name)
+    own = getattr(profile, trainer.section)
+    own = replace(own, start=trainer.start or own.start, steps=own.steps * trainer.longer)
+    return replace(profile, **{trainer.section: own})
+
+
 def table_rows(profile: Profile) -> list[str]:
     """The rows of the committed table, in its order."""
     ours = row_of(profile.pseudo.method).method
-    refined = [f"cam{CRF}", f"{ours}{CRF}", f"{ours}{WALK}", f"{ours}{WALK}{CRF}"]
+    refined = [f"cam{CRF}", f"full_masks{CRF}", f"{ours}{CRF}", f"{ours}{WALK}"]
+    refined += [f"{ours}{WALK}{CRF}"]
     return list(dict.fromkeys([*METHODS, *refined, *trainers(profile)]))
 
 

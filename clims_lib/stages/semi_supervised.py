@@ -29,7 +29,7 @@ from clims_lib.perturbations import PERTURBATIONS, RELEASED
 from clims_lib.stage import make_once, resuming
 from clims_lib.stages.encoders import encoder_settings, load_start, new_encoder, start_inputs
 from clims_lib.stages.masks import make_pseudo_masks, read_folder
-from clims_lib.stages.methods import Trainer, pseudo_row, trainer_of
+from clims_lib.stages.methods import Trainer, as_trained, pseudo_row, trainer_of
 from clims_lib.training import StepBatch, train
 
 SUPERVISED = (
@@ -114,6 +114,7 @@ def train_cct(profile: Profile, method: str) -> Path:
     Raises ValueError for another name, an unknown perturbation in cct.auxiliary, and for a `start`
     that the network cannot have.
     """
+    profile = as_trained(profile, method)
     trainer, settings = trainer_of(profile, method), profile.cct
     for name in settings.auxiliary:
         if name not in PERTURBATIONS:
