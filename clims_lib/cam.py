@@ -7,6 +7,7 @@ global pooling (paper, section 3.2). Notebook 03 looks at its maps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,8 @@ class CAMNet(nn.Module):
 
     layers: blocks a stage, (3, 4, 6, 3) is ResNet-50; thin: divides every width; stride: 4, 8, 16
     or 32, pixels a map position (later stages are dilated instead of strided, unless `dilated` is
-    off). backbone: "resnet", or "efficientnet_lite0", which has layers and widths of its own.
+    off). backbone: "resnet", or "efficientnet_lite0", which has layers and widths of its own, or a
+    module with `channels`, `stages` and `parts` as those have.
 
     head: "linear", a 1x1 convolution, or the camera-ready "bottleneck": one more residual block
     with leaky ReLUs, then 1x1 to K + 1 channels, the first of which (background) stands in no loss
@@ -48,7 +50,7 @@ class CAMNet(nn.Module):
         *,
         thin: int = 1,
         stride: int = 16,
-        backbone: str = "resnet",
+        backbone: str | nn.Module = "resnet",
         dilated: bool = True,
         head: str = "linear",
         head_init: str = "uniform",
@@ -63,7 +65,10 @@ class CAMNet(nn.Module):
         for name, (given, known) in (choices | {"norms": (norms, NORMS)}).items():
             if given not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {given!r}")
-        if backbone == "efficientnet_lite0":
+        self.backbone: Any
+        if isinstance(backbone, nn.Module):
+            self.backbone = backbone
+        elif backbone == "efficientnet_lite0":
             self.backbone = EfficientNetLite(stride)
         elif backbone == "resnet":
             self.backbone = ThinResNet(layers, thin, stride, dilated=dilated)

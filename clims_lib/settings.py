@@ -51,6 +51,7 @@ class Cutouts:
     parts: float
     blank: float
     dimmed: float
+    blurred: float
 
 
 @dataclass(frozen=True)

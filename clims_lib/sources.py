@@ -36,6 +36,7 @@ PLUMBING = {
     "stages.masks.WITH_CRF",
     "stages.segmentations.KINDS",
     "stages.sure_labels.SURE",
+    "stages.untrained.TOWERS",
     "stages.walk.WALKS",
 }
 PLUMBING = {f"clims_lib.{name}" for name in PLUMBING}

@@ -62,6 +62,34 @@ def test_the_same_generator_gives_the_same_views(scenes):
     assert views(scenes, seed=4, **cuts)[1] != one[1]
 
 
+def test_blurred_grounds_have_lost_their_texture_and_their_names(scenes):
+    """A chessboard on everything: the cow keeps hers, behind it there is none or one colour."""
+    chess = 2.0 * ((torch.arange(64)[:, None] + torch.arange(64)) % 2) - 1
+    pictures = chess + torch.linspace(0, 1, 64)[:, None].expand(200, 3, 64, 64)
+    images, captions = cut_views(
+        pictures, *scenes[1:], torch.Generator().manual_seed(0), {"blurred": 1.0}
+    )
+    assert torch.allclose(images[:, :, 14:26, 6:26], pictures[:, :, 14:26, 6:26])
+    behind = images[:, :, 40:, 8:56]
+    assert float(behind.diff(dim=3).abs().max()) < 1e-5  # of the board nothing is left
+    flat = behind.std((1, 2, 3)) < 1e-5
+    assert 70 < int(flat.sum()) < 130  # the others keep what is broad: darker above, brighter below
+    assert torch.allclose(behind[flat], pictures.mean(), atol=1e-4)
+    below, above = behind[~flat, :, -8:].mean(), behind[~flat, :, :8].mean()
+    assert float(below - above) == pytest.approx(16 / 63, abs=0.05)
+    assert all("cow" in text and "grass" not in text for text in captions)
+
+
+def test_a_cut_that_is_never_taken_changes_no_view(scenes):
+    """What a profile without it has drawn stays drawn, bit for bit."""
+    known = asdict(load_profile("mini").clip.cutouts)
+    assert known["blurred"] == 0
+    before = {name: share for name, share in known.items() if name != "blurred"}
+    images, captions = views(scenes, seed=5, **before)
+    again = views(scenes, seed=5, **known)
+    assert torch.equal(images, again[0]) and captions == again[1]
+
+
 def test_every_cut_has_its_share_in_the_profile():
     assert list(asdict(load_profile("mini").clip.cutouts)) == list(CUTS)
 

@@ -21,7 +21,8 @@ from clims_lib.data import download
 from clims_lib.data.splits import split_folder
 from clims_lib.results import budget, plan, readiness, steps
 from clims_lib.stage import NotMade, looking_only
-from clims_lib.stages.networks import learning_of, new_network, train_cam
+from clims_lib.stages.networks import learning_of, train_cam
+from clims_lib.stages.untrained import new_network
 
 FULL = load_profile("voc2012")
 SMALL = ["device=cpu", "cam.thin=4", 'cam.weights=""', "cam.batch=4", "augment.crop=96"]

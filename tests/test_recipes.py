@@ -14,7 +14,7 @@ from clims_lib.optimisers import cam_optimiser, whole_batches
 from clims_lib.stages.clip import finetune_clip, make_clip, texts_of
 from clims_lib.stages.criterion import loss_form, loss_weights
 from clims_lib.stages.methods import METHODS, activation_of
-from clims_lib.stages.networks import fresh_head, new_network
+from clims_lib.stages.untrained import fresh_head, new_network
 
 GOLDEN = Path(__file__).parent / "golden"
 RANDOM = ["cam.weights="]  # ImageNet's would have to be downloaded

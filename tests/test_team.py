@@ -16,7 +16,8 @@ from clims_lib.cam import CAMNet
 from clims_lib.config import load_profile
 from clims_lib.devices import ALONE
 from clims_lib.stages.all_gpus import train_on_all_gpus
-from clims_lib.stages.networks import new_network, train_cam
+from clims_lib.stages.networks import train_cam
+from clims_lib.stages.untrained import new_network
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -36,7 +36,7 @@ def waiting() -> list[dict]:
     from clims_lib.batches import MemoryBatches
     from clims_lib.config import load_profile
     from clims_lib.data.splits import read_sizes, read_split
-    from clims_lib.stages.networks import new_network
+    from clims_lib.stages.untrained import new_network
 
     profile, rows = load_profile("mini"), []
     images, labels, _ = read_split(profile, "train")

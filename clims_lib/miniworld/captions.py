@@ -25,6 +25,7 @@ CUTS = (
     "parts",  # one object with a piece missing, or that piece
     "blank",  # nothing at all
     "dimmed",  # the whole scene, darker
+    "blurred",  # one object sharp, as through a wide lens: the rest out of focus, or one colour
 )
 SEEN = 0.3  # a thing is named when at least this share of it is still to be seen
 EMPTY = ("an empty picture", "nothing")
@@ -47,6 +48,8 @@ def keep_weights(cut: str, things: Sequence, generator: torch.Generator) -> list
         # Mostly all objects go; sometimes only one of them, so that holes and objects also meet.
         all_go = torch.rand((), generator=generator) < 0.7
         return [1.0 - out for out in (objects if all_go else drawn(objects))]
+    if cut == "blurred" and any(objects):
+        return drawn(objects)
     if cut in ("alone", "parts"):
         use_objects = any(objects) and (cut == "parts" or draw[0] < 0.75)
         return drawn(objects if use_objects or all(objects) else [not o for o in objects])
@@ -85,6 +88,13 @@ def rough_edges(keep: Tensor, some: Tensor, generator: torch.Generator) -> Tenso
     coarse = F.avg_pool2d(out[blurred], 4)
     out[blurred] = F.interpolate(coarse, keep.shape[-2:], mode="bilinear", align_corners=False)
     return out[:, 0]
+
+
+def unfocused(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures (V, 3, H, W) with only broad patches of their colours left, or their mean colour."""
+    broad = F.interpolate(F.avg_pool2d(images, 8), images.shape[-2:], mode="bilinear")
+    flat = torch.rand((len(images), 1, 1, 1), generator=generator) < 0.5
+    return torch.where(flat, images.mean((2, 3), keepdim=True), broad)
 
 
 def caption(seen: Sequence, generator: torch.Generator) -> str:
@@ -159,4 +169,7 @@ def cut_views(
     keep, filled = keep[:, None], fill.flatten() >= 0.75  # the others' holes are 0, the mean colour
     shown = images * (keep * gain)
     shown[filled] += colour[filled] * (1 - keep[filled])
+    if bool((soft := is_cut("blurred")).any()):
+        behind = unfocused(images[soft], generator)
+        shown[soft] = behind + keep[soft] * (images[soft] - behind)
     return shown, captions

@@ -23,10 +23,11 @@ from clims_lib.stages.fully_supervised import new_deeplab
 from clims_lib.stages.maps import looked_at, network_cams
 from clims_lib.stages.masks import make_pseudo_masks
 from clims_lib.stages.methods import METHODS, WALK, needs_clip, pseudo_row, row_of, trainers
-from clims_lib.stages.networks import epochs_of, new_network, section_of, train_cam
+from clims_lib.stages.networks import epochs_of, train_cam
 from clims_lib.stages.segmentations import make_segmentations, train_network
 from clims_lib.stages.semi_supervised import new_cct, perturbs
 from clims_lib.stages.sure_labels import make_sure_labels
+from clims_lib.stages.untrained import new_network, section_of
 from clims_lib.stages.walk import train_affinity, walk_cams
 
 PHOTOGRAPH = (375, 500)  # pixels, of most of VOC's pictures

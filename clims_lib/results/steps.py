@@ -24,8 +24,9 @@ from clims_lib.stages.criterion import new_loss
 from clims_lib.stages.fully_supervised import learning_of_deeplab, new_deeplab
 from clims_lib.stages.maps import maps_by
 from clims_lib.stages.methods import METHODS, trainer_of
-from clims_lib.stages.networks import crops_of, learning_of, new_network, section_of
+from clims_lib.stages.networks import crops_of, learning_of
 from clims_lib.stages.semi_supervised import learning_of_cct, new_cct, normalise, perturbs
+from clims_lib.stages.untrained import new_network, section_of
 from clims_lib.stages.walk import WALKS
 from clims_lib.stages.walk_ours import Ours, resize
 from clims_lib.training import StepBatch, train

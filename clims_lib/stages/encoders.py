@@ -14,7 +14,8 @@ from clims_lib.cam import CAMNet
 from clims_lib.config import Profile
 from clims_lib.data.download import SOURCES
 from clims_lib.stages.clip import digest_of_weights
-from clims_lib.stages.networks import load_imagenet, load_network, train_cam
+from clims_lib.stages.networks import load_network, train_cam
+from clims_lib.stages.untrained import load_imagenet
 
 IMAGENET = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}  # in download.SOURCES, by layers
 

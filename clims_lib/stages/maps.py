@@ -36,6 +36,7 @@ from clims_lib.devices import device_of, explains_out_of_memory
 from clims_lib.stage import make_once
 from clims_lib.stages.methods import METHODS, activation_of
 from clims_lib.stages.networks import load_network, train_cam
+from clims_lib.stages.untrained import code_of_network
 
 GROUP_PIXELS = 2**17  # of small pictures that go through the CRF together
 Maps = Callable[[Tensor], Tensor]  # pictures -> maps
@@ -128,7 +129,7 @@ def from_network(profile: Profile, method: str, split: str) -> dict:
             "labels": split_folder(profile, split, "labels"),
             "activation": activation,
         },
-        "code": [network_cams],
+        "code": [network_cams, *code_of_network(method)],
     }
 
 

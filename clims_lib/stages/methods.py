@@ -27,8 +27,10 @@ class Method:
     loss: a factory of objectives.py; arguments: {its keyword: the setting that it gets}. section:
     the profile's with epochs, batch and rates. start: the method whose weights it starts from, ""
     for fresh ones. maps: what makes scores a map, "relu", "sigmoid", or the setting that says it.
-    needs: "clip" (the loss is also given CLIP, its texts, the terms' forms and weights), "masks".
-    without: the term that an ablation leaves out. epochs: their setting.
+    needs: "clip" (the loss is also given CLIP, its texts, the terms' forms and weights), "masks",
+    "captions" (it is trained on CLIP's corpus in place of train: corpus.py). without: the term that
+    an ablation leaves out. epochs: their setting. tower: the backbone in place of the profile's,
+    "clip" for that of its image tower.
     """
 
     loss: Callable[..., objectives.Loss]
@@ -39,6 +41,7 @@ class Method:
     needs: tuple[str, ...] = ()
     without: str = ""
     epochs: str = ""
+    tower: Literal["", "clip"] = ""
 
 
 CLIMS = Method(
@@ -62,6 +65,9 @@ METHODS: dict[str, Method] = {
             "rectified": "puzzle.rectified",
         },
     ),
+    "cam_corpus": Method(objectives.cam_loss, "cam", needs=("captions",)),
+    "cam_corpus_tower": Method(objectives.cam_loss, "cam", needs=("captions",), tower="clip"),
+    "cam_corpus_train": Method(objectives.cam_loss, "cam", start="cam_corpus"),
     "full_masks": Method(objectives.full_mask_loss, "cam", maps="sigmoid", needs=("masks",)),
     "cam_area": Method(
         objectives.area_cam_loss,
@@ -165,11 +171,19 @@ def as_trained(profile: Profile, name: str) -> Profile:
 
 
 def table_rows(profile: Profile) -> list[str]:
-    """The rows of the committed table, in its order."""
+    """The rows of the committed table, in its order; of pictures that no corpus shows without
+    those that learn from one."""
     ours = row_of(profile.pseudo.method).method
     refined = [f"cam{CRF}", f"full_masks{CRF}", f"{ours}{CRF}", f"{ours}{WALK}"]
     refined += [f"{ours}{WALK}{CRF}"]
-    return list(dict.fromkeys([*METHODS, *refined, *trainers(profile)]))
+    shown = [name for name in METHODS if profile.data.source == "miniworld" or not of_corpus(name)]
+    return list(dict.fromkeys([*shown, *refined, *trainers(profile)]))
+
+
+def of_corpus(method: str) -> bool:
+    """Whether a method learns from CLIP's captions, itself or where it starts."""
+    entry = METHODS[method]
+    return "captions" in entry.needs or bool(entry.start and of_corpus(entry.start))
 
 
 def needs_clip(profile: Profile, name: str) -> bool:

@@ -10,33 +10,19 @@ import torch
 
 from clims_lib import optimisers, training
 from clims_lib.artifacts import load_tensors, save_tensors, write_json
-from clims_lib.backbones import EfficientNetLite
 from clims_lib.batches import MemoryBatches
 from clims_lib.cam import CAMNet
-from clims_lib.config import ROOT, Profile
-from clims_lib.data.download import SOURCES
+from clims_lib.config import Profile
 from clims_lib.data.splits import read_sizes, read_split, split_folder
 from clims_lib.devices import ALONE, Team, device_of
-from clims_lib.objectives import NORMALISATIONS
-from clims_lib.settings import Cam, Clims, Puzzle
 from clims_lib.stage import make_once, resuming, value_of
-from clims_lib.stages.clip import digest_of_weights, finetune_clip
+from clims_lib.stages.clip import finetune_clip
+from clims_lib.stages.corpus import train_on_corpus
 from clims_lib.stages.criterion import from_clip, new_loss, what_clims_reads
 from clims_lib.stages.methods import METHODS, row_of
+from clims_lib.stages.untrained import NETWORK, first_weights, fresh_head, new_network, section_of
 
-# What `new_network` reads, and what every training of a network on pictures does.
-NETWORK = (
-    "seed",
-    "data.classes",
-    "cam.backbone",
-    "cam.weights",
-    "cam.layers",
-    "cam.thin",
-    "cam.stride",
-    "cam.dilated",
-    "compute.frozen_stages",
-)
-OF_CAM = ("cam.normalisation", "cam.norms", "cam.head_init")  # of the baseline's, besides
+# What every training of a network on pictures reads.
 TRAINING = (
     "seed",
     "augment.crop",
@@ -54,64 +40,6 @@ def crops_of(profile: Profile, crop: int = 0) -> dict[str, Any]:
     return {"crop": crop or how.crop, "resize": how.resize, "resize_of": how.resize_of}
 
 
-def new_network(profile: Profile, method: str = "cam") -> CAMNet:
-    """A method's CAM network with fresh weights from the profile's seed."""
-    cam, own = profile.cam, section_of(profile, method)
-    units = own if isinstance(own, Puzzle) else cam
-    mean, std = NORMALISATIONS[units.normalisation]
-    with torch.random.fork_rng():
-        torch.manual_seed(profile.seed)
-        net = CAMNet(
-            len(profile.data.classes),
-            cam.layers,
-            thin=cam.thin,
-            stride=cam.stride,
-            backbone=cam.backbone,
-            dilated=cam.dilated,
-            head=head_of(profile, method),
-            head_init=own.head_init if fresh_head(profile, method) else cam.head_init,
-            norms=own.norms,
-            mean=mean,
-            std=std,
-        )
-    if cam.weights == "imagenet":
-        load_imagenet(net.backbone, profile.weights)
-    elif cam.weights:
-        net.backbone.load_state_dict(load_tensors(ROOT / cam.weights))
-    net.freeze(profile.compute.frozen_stages)
-    return net
-
-
-def load_imagenet(backbone: torch.nn.Module, weights: Path, name: str = "resnet50") -> None:
-    """Give a backbone its ImageNet weights: torchvision's file of a ResNet, else its own.
-
-    name: of download.SOURCES. Raises FileNotFoundError saying where the file belongs.
-    """
-    if isinstance(backbone, EfficientNetLite):
-        backbone.load_imagenet()
-        return
-    source = SOURCES[name]
-    path = weights / source.filename
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"ImageNet's {name} is not here: {path}. Fetch it with clims download weights "
-            f"--data-root {weights.parent}, or put {source.url} there"
-        )
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
-
-
-def head_of(profile: Profile, method: str) -> str:
-    """What turns a method's features into scores: "linear" or "bottleneck"."""
-    return profile.clims.head if METHODS[method].section == "clims" else "linear"
-
-
-def fresh_head(profile: Profile, method: str) -> bool:
-    """Whether a method begins with a head of its own, not with that of the one it starts from."""
-    start = METHODS[method].start
-    return not start or head_of(profile, method) != head_of(profile, start)
-
-
 def load_network(profile: Profile, method: str) -> CAMNet:
     """A trained network in eval mode, trained now when it is not there yet."""
     model = new_network(profile, method)
@@ -127,18 +55,6 @@ def first_network(profile: Profile, method: str) -> CAMNet:
         part = "backbone" if fresh_head(profile, method) else ""
         model.get_submodule(part).load_state_dict(trained.get_submodule(part).state_dict())
     return model.to(device_of(profile)).to(memory_format=torch.channels_last)
-
-
-def first_weights(profile: Profile) -> str:
-    """A hash of the file that a fresh network's backbone starts from; "" where it needs none."""
-    named = {"": None, "imagenet": profile.weights / SOURCES["resnet50"].filename}
-    path = named.get(profile.cam.weights, ROOT / profile.cam.weights)
-    return digest_of_weights(profile, path) if path is not None and path.is_file() else ""
-
-
-def section_of(profile: Profile, method: str) -> Cam | Puzzle | Clims:
-    """The section with a method's epochs, batch and rates."""
-    return getattr(profile, METHODS[method].section)
 
 
 def epochs_of(method: str) -> str:
@@ -189,6 +105,8 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
     an unknown method.
     """
     entry = METHODS[row_of(method).method]
+    if "captions" in entry.needs:
+        return train_on_corpus(profile, method)
     section, masks = getattr(profile, entry.section), "masks" in entry.needs
     of_section = ("batch", "lr", "head_lr_factor", "weight_decay", "norms", "crop")
     read = [epochs_of(method), *(f"{entry.section}.{name}" for name in of_section)]
