@@ -4,7 +4,7 @@ import pytest
 from choices import CHOICES, SETTINGS
 
 from clims_lib.config import load_profile
-from clims_lib.results.choices import PATH, differences, read_choices
+from clims_lib.results.choices import PATH, against_mini, read_choices
 
 
 def row(method, seed, miou, leak, split="test"):
@@ -29,10 +29,10 @@ def test_differences_are_taken_within_a_seed():
             row("other", 0, 0.99, 0.0, split="val"),
         ],
     }
-    assert differences(choices)["other"] == pytest.approx([1.0, -2.0])
-    assert differences(choices, "train")["other"] == pytest.approx([0.5, -1.0])
-    assert differences(choices, "water->boat")["other"] == pytest.approx([-10.0, 30.0])
-    assert "broken" not in differences(choices)
+    assert against_mini(choices)["other"] == pytest.approx([1.0, -2.0])
+    assert against_mini(choices, "train")["other"] == pytest.approx([0.5, -1.0])
+    assert against_mini(choices, "water->boat")["other"] == pytest.approx([-10.0, 30.0])
+    assert "broken" not in against_mini(choices)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

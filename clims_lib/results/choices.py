@@ -18,7 +18,7 @@ def read_choices() -> dict:
     return read_json(PATH)
 
 
-def differences(choices: dict, measure: str = "miou") -> dict[str, list[float]]:
+def against_mini(choices: dict, measure: str = "miou") -> dict[str, list[float]]:
     """{choice: what it adds to `mini`, seed by seed}, points of per cent on the headline split.
 
     measure: "miou", a class (its IoU), or a leak, as "water->boat". Without what broke.
