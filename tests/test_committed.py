@@ -1,15 +1,23 @@
 """The committed table is complete, the README says what it says, and the trained CLIP passes."""
 
+from itertools import combinations
+
 import pytest
 from everything import CORPORA
 from update_readme import BEGIN, END, TABLES, with_results
 
 from clims_lib import oracle
 from clims_lib.config import load_profile
+from clims_lib.results.claims import CLAIMS
 from clims_lib.results.tables import read_committed
+from clims_lib.results.tuning import at_the_end, read_tuning
+from clims_lib.stage import value_of
 from clims_lib.stages.clip import finetune_clip
+from clims_lib.stages.masks import thresholds_of
 from clims_lib.stages.measures import oracle_check
 from clims_lib.stages.methods import table_rows
+
+METHOD_OF = dict.fromkeys(CORPORA, "clims")
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +51,47 @@ def test_every_method_was_measured_on_three_seeds(profile):
     for method in set(table_rows(profile)) - NOT_YET:
         for split in ("val", "test"):
             assert len(seeds[method, split]) >= 3, (method, split)
-    assert {method for method, _ in seeds} >= set(CORPORA)
+    for name in CORPORA:
+        assert len(seeds[name, "test"]) >= 3, name
     models = [(e["model"], e["seed"]) for e in read_committed(profile, "zero_shot")]
     assert len(set(models)) == len(models) >= 6
+
+
+def test_no_row_stands_under_two_names(profile):
+    """Rows of equal numbers on all seeds would be one row twice."""
+    numbers: dict[str, list] = {}
+    for row in read_committed(profile):
+        one = (row["split"], row["seed"], row["miou"], *row["iou"].values())
+        numbers.setdefault(row["method"], []).append(one)
+    alike = [
+        (a, b) for a, b in combinations(numbers, 2) if sorted(numbers[a]) == sorted(numbers[b])
+    ]
+    assert not alike
+
+
+def test_every_claim_knows_its_error_over_the_pictures(profile):
+    known = {one["claim"]: one["error"] for one in read_committed(profile, "claims")}
+    assert set(known) == {claim.text for claim in CLAIMS}
+    assert all(error > 0 for error in known.values())
+    assert all(row["error"] > 0 for row in read_committed(profile))
+
+
+def test_the_best_values_lie_inside_what_was_tried(profile):
+    """Of thresholds, whose grids are the profile's, and of what ci/tuning has tried."""
+    for row in read_committed(profile):
+        if row["threshold"] is not None:
+            tried = thresholds_of(profile, METHOD_OF.get(row["method"], row["method"]))[1]
+            assert min(tried) < row["threshold"] < max(tried), (row["method"], row["seed"])
+    tuning = read_tuning(profile)
+    ends = {row: at_the_end(trials) for row, trials in tuning["tried"].items()}
+    assert tuning["tried"] and not any(ends.values()), ends
+    for row, settings in tuning["chosen"].items():
+        for name, value in settings.items() if row not in CORPORA else ():
+            assert value_of(profile, name) == value, f"{name}: {row} was best with {value}"
+    chosen = {
+        row["method"]: row["settings"] for row in read_committed(profile) if "settings" in row
+    }
+    assert chosen == {name: tuning["chosen"][name] for name in CORPORA}
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ COMMANDS = (
     course.exercises,
     course.book,
     course.results,
+    course.tuning,
     library.claims,
     course.bench,
     library.download,

@@ -132,10 +132,21 @@ def results(parser: argparse.ArgumentParser) -> Callable:
     parser.add_argument(
         "--jobs",
         type=at_least_one,
-        help="seeds measured at the same time (default: 2, where there are two cores)",
+        help="parts of the table measured at the same time (default: 2, where there are two cores)",
     )
     parser.add_argument("--out", type=Path, help="default: data/results/<profile>.json")
     return lambda **options: program("run_results").run(**options)
+
+
+def tuning(parser: argparse.ArgumentParser) -> Callable:
+    """Try grids of settings for each method on val: data/results/<profile>_tuning.json."""
+    profile_option(parser)
+    parser.add_argument(
+        "--jobs",
+        type=at_least_one,
+        help="trials at the same time (default: 2, where there are two cores)",
+    )
+    return lambda **options: program("tuning").run(**options)
 
 
 def sweep(parser: argparse.ArgumentParser) -> Callable:

@@ -163,7 +163,7 @@ def beside_the_paper(rows: Iterable[dict], split: str = "") -> list[tuple]:
     Rows of a run on VOC stand beside a number only if they were measured as it was: on the same
     split and with that recipe, the threshold by the papers' rule, no other backbone. Rows of other
     pictures, of which the order alone can be compared, are all from one split, by default the
-    headline's.
+    headline's, and stand once each: beside the camera-ready figure where both recipes have one.
     A gain "a-b" is the difference of means; its spread is that of the seeds' own differences.
     """
     rows = list(rows)
@@ -172,7 +172,7 @@ def beside_the_paper(rows: Iterable[dict], split: str = "") -> list[tuple]:
     for what, published, method, measure, where, recipe in PAPER:
         here = where if of_voc else split
         some = [_by_their_rule(row) for row in rows if row["split"] == here]
-        some = [row for row in some if recipe in ("", row.get("profile", recipe))]
+        some = [row for row in some if recipe in ("", row.get("profile", CAMERA_READY))]
         first, _, second = method.partition("-")
         chosen = [row for row in some if row["method"] == first]
         if second:
