@@ -21,7 +21,10 @@ from clims_lib.data import download
 from clims_lib.data.splits import split_folder
 from clims_lib.results import budget, plan, readiness, steps
 from clims_lib.stage import NotMade, looking_only
+from clims_lib.stages.clip import learning_of_finetuning, strong_finetuning, untrained_clip
+from clims_lib.stages.fully_supervised import new_deeplab
 from clims_lib.stages.networks import learning_of, train_cam
+from clims_lib.stages.semi_supervised import new_cct
 from clims_lib.stages.untrained import new_network
 
 FULL = load_profile("voc2012")
@@ -173,6 +176,54 @@ def test_micro_batches_need_less_memory():
     )
     assert half.peak < 0.65 * whole.peak
     assert half.flops == pytest.approx(whole.flops, rel=0.01)
+
+
+def test_a_mirror_is_counted_where_one_is_looked_at():
+    """DeepLab and CCT say what they see once, or once more of the mirror image."""
+    how = [*SMALL, "cct.stride=8", "cct.start=random", "deeplab.start=random"]
+    how += ["cct.auxiliary={}", "inference.batch=2"]
+    with torch.device("meta"):
+        x, forward = torch.empty(2, 3, 96, 96), []
+        for new in (new_deeplab, new_cct):
+            model = new(load_profile("voc2012", how)).eval()
+            with torch.no_grad(), FlopCounterMode(display=False) as flops:
+                model(x)
+            forward.append(flops.get_total_flops())
+    deeplab, cct = forward
+    for flips, expected in (
+        (("false", "false"), max(deeplab, cct)),
+        (("true", "true"), 2 * max(deeplab, cct)),
+        (("true", "false"), max(2 * deeplab, cct)),
+        (("false", "true"), max(deeplab, 2 * cct)),
+    ):
+        mirrored = [f"{n}.flip={f}" for n, f in zip(("deeplab", "cct"), flips, strict=True)]
+        assert steps.predicting_step(load_profile("voc2012", how + mirrored)).flops == expected
+
+
+@pytest.mark.parametrize("loss", ["hinge", "contrastive"])
+def test_finetuning_is_counted_as_it_runs(loss):
+    """A whole step with real tensors on the CPU: of the hinge, no image tower learns."""
+    how = ["device=cpu", "compute.full_precision=true", f"finetune.loss={loss}"]
+    profile, size = load_profile("tiny", how), 8
+    model, texts = untrained_clip(profile), [f"{i} cows" for i in range(8)]
+    learning = learning_of_finetuning(profile, model)
+    batch: tuple = (torch.zeros(size, 3, 64, 64, dtype=torch.uint8), texts)
+    if loss == "hinge":
+        batch = (torch.rand(size, 32), torch.eye(8, 6), torch.rand(8, 3, 64, 64), texts)
+    with FlopCounterMode(display=False) as flops:
+        training.train(model, batches=lambda start: [batch] * 2, **learning)
+    assert learning["steps"] == 2
+    assert steps.finetune_step(profile).flops == flops.get_total_flops() // 2
+    visual = [p.grad is not None for p in model.visual.parameters()]
+    assert not any(visual) if loss == "hinge" else all(visual)
+
+
+def test_the_comparison_is_notebook_01s(bare):
+    (stage,) = (s for s in plan.planned(bare) if s.name.strip() == "for comparison")
+    strong = strong_finetuning(bare).finetune
+    assert stage.steps == strong.steps == 100
+    assert (strong.loss, strong.lr, strong.batch) == ("contrastive", 2e-3, 32)
+    assert strong_finetuning(load_profile("tiny")).finetune.steps == 2
 
 
 # ---- The plan

@@ -7,7 +7,7 @@ each stage on fake tensors (steps.py). So it needs no data, no weights and no GP
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -18,7 +18,7 @@ from clims_lib.costs import Cost, counting
 from clims_lib.data.splits import PARTS, open_split, split_folder
 from clims_lib.results import steps
 from clims_lib.stage import value_of
-from clims_lib.stages.clip import finetune_clip, make_clip
+from clims_lib.stages.clip import finetune_clip, make_clip, strong_finetuning
 from clims_lib.stages.fully_supervised import new_deeplab
 from clims_lib.stages.maps import looked_at, network_cams
 from clims_lib.stages.masks import make_pseudo_masks
@@ -106,9 +106,7 @@ def _splits(profile: Profile, count: dict[str, int]) -> Planned:
 
 def _clips(profile: Profile) -> list[Planned]:
     """CLIP, finetuned, and once more as notebook 01 does it for comparison."""
-    settings, drawn = profile.finetune, profile.clip if not profile.clip_checkpoint else None
-    strong = replace(settings, loss="contrastive", lr=2e-3, steps=min(100, settings.steps))
-    other = replace(profile, finetune=replace(strong, batch=32))
+    drawn = profile.clip if not profile.clip_checkpoint else None
     with counting():
         size = sum(p.numel() for p in steps.blank_clip(profile).parameters()) * 2  # half precision
     made = ("weights/clip", partial(make_clip, profile))
@@ -117,8 +115,8 @@ def _clips(profile: Profile) -> list[Planned]:
         if drawn is None
         else Planned("clip", [made], size, drawn.steps, partial(steps.clip_step, profile))
     ]
-    tuned = [("clip_finetuned", profile)] if settings.loss != "none" else []
-    for name, p in (*tuned, ("  for comparison", other)):
+    tuned = [("clip_finetuned", profile)] if profile.finetune.loss != "none" else []
+    for name, p in (*tuned, ("  for comparison", strong_finetuning(profile))):
         cost, stage = partial(steps.finetune_step, p), partial(finetune_clip, p)
         makes: list[Stage] = [("weights/clip_finetuned", stage)]
         found.append(Planned(name, makes, size, p.finetune.steps, cost, "clip, splits"))

@@ -14,12 +14,12 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from clims_lib import cct_network, clip_model, finetune
+from clims_lib import cct_network, clip_model
 from clims_lib.batches import augment
 from clims_lib.clip_model import CLIP, autocast
 from clims_lib.config import Profile
 from clims_lib.costs import Cost, Counter, counting
-from clims_lib.stages.clip import texts_of
+from clims_lib.stages.clip import learning_of_clip, learning_of_finetuning, small_clip, texts_of
 from clims_lib.stages.criterion import new_loss
 from clims_lib.stages.fully_supervised import learning_of_deeplab, new_deeplab
 from clims_lib.stages.maps import maps_by
@@ -120,47 +120,28 @@ def cam_step(profile: Profile, method: str) -> Cost:
 def finetune_step(profile: Profile) -> Cost:
     """A step of finetuning CLIP."""
     settings, texts = profile.finetune, texts_of(profile)
-    how: dict[str, Any] = {"amp": not profile.compute.full_precision}
+    size, cows = settings.batch, [f"{i} cows" for i in range(settings.replay)]
     with dry_run() as counter:
         model = blank_clip(profile)
-        how["frozen_norm"] = model
-        if settings.loss == "contrastive":
-            how["optimiser"] = torch.optim.SGD(model.parameters(), settings.lr, momentum=0.9)
+        if settings.loss == "hinge":
+            side = model.visual.input_resolution
+            seen = torch.empty(size, model.text_projection.shape[1])
+            known = torch.empty(len(cows), 3, side, side)
+            batch: StepBatch = (seen, torch.empty(size, len(texts)), known, cows)
+        else:
             side = settings.crop or profile.data.size
-            pictures = torch.empty((settings.batch, 3, side, side), dtype=torch.uint8)
-            some = [texts[i % len(texts)] for i in range(settings.batch)]
-            loss = finetune.label_training_loss(settings.correct_shared, settings.directions)
-            return trained(counter, model, lambda: (pictures, some), how | {"loss": loss})
-        model.requires_grad_(False)
-        learning = [p.requires_grad_(True) for p in finetune.text_parameters(model)]
-        how["optimiser"] = torch.optim.Adam(learning, settings.lr, fused=True)
-        side, captions = (
-            model.visual.input_resolution,
-            [f"{i} cows" for i in range(settings.replay)],
-        )
-        seen = torch.empty(settings.batch, model.text_projection.shape[1])
-        labels, known = (
-            torch.empty(settings.batch, len(texts)),
-            torch.empty(len(captions), 3, side, side),
-        )
-        loss = finetune.hinge_training_loss(texts, settings.margin)
-        return trained(
-            counter, model, lambda: (seen, labels, known, captions), how | {"loss": loss}
-        )
+            some = [texts[i % len(texts)] for i in range(size)]
+            batch = (torch.empty((size, 3, side, side), dtype=torch.uint8), some)
+        return trained(counter, model, lambda: batch, learning_of_finetuning(profile, model))
 
 
 def clip_step(profile: Profile) -> Cost:
     """A step of the small CLIP's training from captions."""
-    settings, side = profile.clip, profile.data.size
-    assert settings is not None
-    texts = [f"{i} cows" for i in range(settings.batch)]
+    settings, side = small_clip(profile), profile.data.size
+    cows = [f"{i} cows" for i in range(settings.batch)]
     with dry_run() as counter:
-        model = blank_clip(profile)
-        optimiser, schedule = clip_model.clip_optimiser(model, settings.steps, settings.lr)
-        how = {"optimiser": optimiser, "schedule": schedule, "clip_norm": 1.0}
-        images = torch.empty(settings.batch, 3, side, side)
-        loss = clip_model.contrastive_training_loss()
-        return trained(counter, model, lambda: (images, texts), how | {"loss": loss})
+        model, images = blank_clip(profile), torch.empty(settings.batch, 3, side, side)
+        return trained(counter, model, lambda: (images, cows), learning_of_clip(profile, model))
 
 
 def blank_walk(profile: Profile, name: str) -> Ours:
@@ -263,14 +244,16 @@ def predicting_step(profile: Profile) -> Cost:
     """What DeepLab or CCT says of a batch of pictures, whichever is more."""
     profile, side, amp = weightless(profile), profile.data.size, not profile.compute.full_precision
     found = []
-    for new, scales in ((new_deeplab, profile.deeplab.scales), (new_cct, (1.0,))):
+    deeplab, cct = profile.deeplab, profile.cct
+    networks = ((new_deeplab, deeplab.scales, deeplab.flip), (new_cct, (1.0,), cct.flip))
+    for new, scales, flip in networks:
         with dry_run() as counter:
             model = new(profile).eval()
             x = torch.empty(profile.inference.batch, 3, side, side)
             counter.restart()
             for scale in scales:
                 scaled = resize(x, torch.Size([round(scale * side)] * 2))
-                for _ in range(2):  # and its mirror image, if asked for
+                for _ in range(1 + flip):  # and its mirror image
                     with autocast("cpu", amp):
                         resize(model(scaled).float().softmax(1), x.shape[-2:])
             found.append(counter.cost)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,14 +24,10 @@ from clims_lib.data.splits import read_sizes, read_split, split_folder
 from clims_lib.devices import device_of
 from clims_lib.miniworld import world
 from clims_lib.miniworld.captions import cut_views
-from clims_lib.objectives import Loss
 from clims_lib.settings import Clip
 from clims_lib.stage import make_once, resuming
 from clims_lib.stages.methods import needs_clip
 from clims_lib.training import Batches, train
-
-# What is minimised, on what, by which optimiser and schedule.
-Finetuning = tuple[Loss, Batches, Optimizer, LRScheduler | None]
 
 
 @lru_cache(maxsize=1)  # training and finetuning see the same scenes, which take a minute to draw
@@ -91,6 +88,20 @@ def untrained_clip(profile: Profile) -> CLIP:
     ).to(device_of(profile), memory_format=torch.channels_last)
 
 
+def learning_of_clip(profile: Profile, model: CLIP) -> dict[str, Any]:
+    """How the small CLIP learns: what `training.train` is handed besides batches."""
+    settings = small_clip(profile)
+    optimiser, schedule = clip_model.clip_optimiser(model, settings.steps, settings.lr)
+    return {
+        "loss": clip_model.contrastive_training_loss(),
+        "steps": settings.steps,
+        "optimiser": optimiser,
+        "schedule": schedule,
+        "clip_norm": 1.0,
+        "amp": not profile.compute.full_precision,
+    }
+
+
 def make_clip(profile: Profile) -> Path:
     """Train the small CLIP from the caption corpus (about 5 minutes), or take a checkpoint.
 
@@ -107,20 +118,9 @@ def make_clip(profile: Profile) -> Path:
             return
         settings = small_clip(profile)
         model = untrained_clip(profile)
-        optimiser, schedule = clip_model.clip_optimiser(model, settings.steps, settings.lr)
-        with resuming(
-            folder, "CLIP from captions", settings.steps, device, "lower clip.batch"
-        ) as how:
-            history = train(
-                model,
-                clip_model.contrastive_training_loss(),
-                CaptionBatches(profile, settings.batch),
-                optimiser=optimiser,
-                schedule=schedule,
-                clip_norm=1.0,
-                amp=not profile.compute.full_precision,
-                **how,
-            )
+        batches, advice = CaptionBatches(profile, settings.batch), "lower clip.batch"
+        with resuming(folder, "CLIP from captions", settings.steps, device, advice) as how:
+            history = train(model, batches=batches, **learning_of_clip(profile, model) | how)
         write_json(folder / "history.json", [step["loss"] for step in history])
         clip_model.save_clip(model, folder / "clip.pt")
 
@@ -186,21 +186,10 @@ def finetune_clip(profile: Profile) -> Path:
     def make(folder: Path) -> None:
         device = device_of(profile)
         model = clip_model.load_clip(source / "clip.pt", device)
-        prepare = _hinge if settings.loss == "hinge" else _label_contrast
-        loss, batches, optimiser, schedule = prepare(profile, model)
-        with resuming(
-            folder, "finetuning CLIP", settings.steps, device, "lower finetune.batch"
-        ) as how:
-            history = train(
-                model,
-                loss,
-                batches,
-                optimiser=optimiser,
-                schedule=schedule,
-                amp=not profile.compute.full_precision,
-                frozen_norm=model,
-                **how,
-            )
+        batches_of = hinge_pictures if settings.loss == "hinge" else labelled_pictures
+        batches, advice = batches_of(profile, model), "lower finetune.batch"
+        with resuming(folder, "finetuning CLIP", settings.steps, device, advice) as how:
+            history = train(model, batches=batches, **learning_of_finetuning(profile, model) | how)
         write_json(folder / "history.json", [step["loss"] for step in history])
         clip_model.save_clip(model, folder / "clip.pt")
 
@@ -222,28 +211,62 @@ def finetune_clip(profile: Profile) -> Path:
     return make_once(profile, "weights", "clip_finetuned", make, settings=read, inputs=inputs)
 
 
+def strong_finetuning(profile: Profile) -> Profile:
+    """A profile whose CLIP is finetuned contrastively, too strongly: notebook 01 compares them."""
+    steps = min(100, profile.finetune.steps)
+    strong = replace(profile.finetune, loss="contrastive", lr=2e-3, steps=steps, batch=32)
+    return replace(profile, finetune=strong)
+
+
 def texts_of(profile: Profile) -> list[str]:
     """One text a class: the profile's words in its template."""
     words = prompts.class_words(profile.data.classes, profile.prompts.words)
     return prompts.class_texts(words, profile.prompts.template)
 
 
-def _hinge(profile: Profile, model: CLIP) -> Finetuning:
-    """The careful finetuning: loss, batches, optimiser of the text tower, no schedule."""
-    settings, texts = profile.finetune, texts_of(profile)
+def learning_of_finetuning(profile: Profile, model: CLIP) -> dict[str, Any]:
+    """How CLIP is finetuned: what `training.train` is handed besides batches.
+
+    "hinge", the careful one: the text tower alone, by Adam. "contrastive", the published one: both
+    towers, by SGD with a cosine.
+    """
+    settings = profile.finetune
+    schedule: LRScheduler | None = None
+    if settings.loss == "hinge":
+        model.requires_grad_(False)
+        tower = [p.requires_grad_(True) for p in finetune.text_parameters(model)]
+        optimiser: Optimizer = torch.optim.Adam(tower, lr=settings.lr, fused=True)
+        loss = finetune.hinge_training_loss(texts_of(profile), settings.margin)
+    else:
+        both = model.requires_grad_(True).parameters()
+        optimiser = torch.optim.SGD(
+            both, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+        loss = finetune.label_training_loss(settings.correct_shared, settings.directions)
+    return {
+        "loss": loss,
+        "steps": settings.steps,
+        "optimiser": optimiser,
+        "schedule": schedule,
+        "amp": not profile.compute.full_precision,
+        "frozen_norm": model,
+    }
+
+
+def hinge_pictures(profile: Profile, model: CLIP) -> Batches:
+    """What a step of the careful finetuning sees: pictures as the model encodes them, their labels,
+    pictures and captions to replay."""
+    settings = profile.finetune
     pictures, labels, _ = read_split(profile, "train")
     replay = CaptionBatches(profile, settings.replay, salt=1)
     seen = finetune.encode_pictures(model, pictures, not profile.compute.full_precision)
-    batches = finetune.hinge_batches(seen, labels, settings.batch, profile.seed, replay)
-    parameters = finetune.text_parameters(model)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    optimiser = torch.optim.Adam(parameters, lr=settings.lr, fused=True)
-    return finetune.hinge_training_loss(texts, settings.margin), batches, optimiser, None
+    return finetune.hinge_batches(seen, labels, settings.batch, profile.seed, replay)
 
 
-def _label_contrast(profile: Profile, model: CLIP) -> Finetuning:
-    """The published finetuning: loss, batches, optimiser of both towers, cosine."""
+def labelled_pictures(profile: Profile, model: CLIP) -> Batches:
+    """What a step of the published finetuning sees: pictures, or crops of them that are cut on the
+    model's device, and a text of one of their labels or of all."""
     settings = profile.finetune
     words = prompts.class_words(profile.data.classes, profile.prompts.words)
 
@@ -258,7 +281,7 @@ def _label_contrast(profile: Profile, model: CLIP) -> Finetuning:
         names = [words[k] for k in present.nonzero()[:, 0].tolist()]
         return prompts.label_sentence(names, profile.prompts.template)
 
-    batches = finetune.label_batches(
+    return finetune.label_batches(
         *read_split(profile, "train")[:2],
         texts_of(profile),
         settings.batch,
@@ -266,15 +289,6 @@ def _label_contrast(profile: Profile, model: CLIP) -> Finetuning:
         sentence=sentence if settings.texts == "all_labels" else None,
         crops=crops,
     )
-    optimiser = torch.optim.SGD(
-        model.requires_grad_(True).parameters(),
-        lr=settings.lr,
-        momentum=0.9,
-        weight_decay=settings.weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
-    loss = finetune.label_training_loss(settings.correct_shared, settings.directions)
-    return loss, batches, optimiser, schedule
 
 
 def clip_texts(profile: Profile, model: CLIP) -> tuple[Tensor, Tensor]:
