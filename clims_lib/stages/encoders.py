@@ -14,10 +14,8 @@ from clims_lib.cam import CAMNet
 from clims_lib.config import Profile
 from clims_lib.data.download import SOURCES
 from clims_lib.stages.clip import digest_of_weights
+from clims_lib.stages.first_weights import imagenet_of, layers_of, load_imagenet
 from clims_lib.stages.networks import load_network, train_cam
-from clims_lib.stages.untrained import load_imagenet
-
-IMAGENET = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}  # in download.SOURCES, by layers
 
 
 def encoder_settings(profile: Profile, section: str) -> list[str]:
@@ -36,7 +34,7 @@ def new_encoder(profile: Profile, section: str) -> CAMNet:
         torch.manual_seed(profile.seed)
         net = CAMNet(
             len(profile.data.classes),
-            _layers(profile, section),
+            layers_of(profile, section),
             thin=cam.thin,
             stride=own.stride,
             backbone=cam.backbone,
@@ -57,43 +55,29 @@ def load_start(profile: Profile, section: str, backbone: torch.nn.Module) -> Non
         load_imagenet(backbone, profile.weights, imagenet_of(profile, section))
 
 
+def check_start(profile: Profile, section: str) -> None:
+    """Raise ValueError where a section's network cannot have the weights of its `start`."""
+    start = getattr(profile, section).start
+    if start == "cam" and layers_of(profile, section) != profile.cam.layers:
+        raise ValueError(
+            f'{section}.start = "cam" needs the layers of the CAM network: '
+            f"{section}.layers must be [] or {list(profile.cam.layers)}"
+        )
+    if start == "imagenet":
+        imagenet_of(profile, section)
+
+
 def start_inputs(profile: Profile, section: str) -> dict[str, str | Path]:
     """What a stage has as inputs for `load_start`, checked before anything is trained.
 
-    Raises ValueError where the network can have no such weights.
+    Raises ValueError as `check_start` does.
     """
+    check_start(profile, section)
     start = getattr(profile, section).start
     if start == "cam":
-        if _layers(profile, section) != profile.cam.layers:
-            raise ValueError(
-                f'{section}.start = "cam" needs the layers of the CAM network: '
-                f"{section}.layers must be [] or {list(profile.cam.layers)}"
-            )
         return {"start": train_cam(profile, "cam")}
     name = imagenet_of(profile, section) if start == "imagenet" else ""
     if not name:
         return {}
     path = profile.weights / SOURCES[name].filename
     return {"start": digest_of_weights(profile, path) if path.is_file() else ""}
-
-
-def _layers(profile: Profile, section: str) -> tuple[int, ...]:
-    """DeepLab may be deeper than the CAM network."""
-    return (profile.deeplab.layers if section == "deeplab" else ()) or profile.cam.layers
-
-
-def imagenet_of(profile: Profile, section: str) -> str:
-    """The name in download.SOURCES of the weights that fit; EfficientNet's come in a package, "".
-
-    Raises ValueError where there are none.
-    """
-    if profile.cam.backbone != "resnet":
-        return ""
-    layers, thin = _layers(profile, section), profile.cam.thin
-    if layers not in IMAGENET or thin != 1:
-        raise ValueError(
-            f'{section}.start = "imagenet": there are weights for cam.thin = 1 and layers of '
-            f"{' or '.join(str(list(known)) for known in IMAGENET)}, not for cam.thin = {thin} and "
-            f'{list(layers)}; choose "cam" or "random"'
-        )
-    return IMAGENET[layers]

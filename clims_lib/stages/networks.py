@@ -19,8 +19,9 @@ from clims_lib.stage import make_once, resuming, value_of
 from clims_lib.stages.clip import finetune_clip
 from clims_lib.stages.corpus import train_on_corpus
 from clims_lib.stages.criterion import from_clip, new_loss, what_clims_reads
+from clims_lib.stages.first_weights import first_weights
 from clims_lib.stages.methods import METHODS, row_of
-from clims_lib.stages.untrained import NETWORK, first_weights, fresh_head, new_network, section_of
+from clims_lib.stages.untrained import NETWORK, fresh_head, new_network, section_of, units_of
 
 # What every training of a network on pictures reads.
 TRAINING = (
@@ -110,8 +111,7 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
     section, masks = getattr(profile, entry.section), "masks" in entry.needs
     of_section = ("batch", "lr", "head_lr_factor", "weight_decay", "norms", "crop")
     read = [epochs_of(method), *(f"{entry.section}.{name}" for name in of_section)]
-    units = "puzzle" if entry.section == "puzzle" else "cam"  # another paper's recipe
-    read += [optimiser_of(method), f"{units}.normalisation"]
+    read += [optimiser_of(method), units_of(method)]
     read += ["augment.drop_last", *entry.arguments.values()]
     if fresh_head(profile, method):
         read += [f"{entry.section}.head_init"]

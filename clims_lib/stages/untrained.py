@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from clims_lib.artifacts import load_tensors
-from clims_lib.backbones import EfficientNetLite
 from clims_lib.cam import CAMNet
-from clims_lib.config import ROOT, Profile
-from clims_lib.data.download import SOURCES
+from clims_lib.config import Profile
 from clims_lib.objectives import NORMALISATIONS
 from clims_lib.settings import Cam, Clims, Puzzle
-from clims_lib.stages.clip import digest_of_weights, untrained_clip
+from clims_lib.stage import value_of
+from clims_lib.stages.clip import untrained_clip
+from clims_lib.stages.first_weights import load_first_weights
 from clims_lib.stages.methods import METHODS
 from clims_lib.tower import ClipTower
 
@@ -54,8 +52,7 @@ def new_network(profile: Profile, method: str = "cam", num_classes: int = 0) -> 
     num_classes: by default as many as the profile has.
     """
     cam, own, tower = profile.cam, section_of(profile, method), METHODS[method].tower
-    units = own if isinstance(own, Puzzle) else cam
-    mean, std = NORMALISATIONS["clip" if tower else units.normalisation]
+    mean, std = NORMALISATIONS["clip" if tower else value_of(profile, units_of(method))]
     with torch.random.fork_rng():
         torch.manual_seed(profile.seed)
         net = CAMNet(
@@ -71,32 +68,10 @@ def new_network(profile: Profile, method: str = "cam", num_classes: int = 0) -> 
             mean=mean,
             std=std,
         )
-    weights = "" if tower else cam.weights
-    if weights == "imagenet":
-        load_imagenet(net.backbone, profile.weights)
-    elif weights:
-        net.backbone.load_state_dict(load_tensors(ROOT / weights))
+    if not tower:
+        load_first_weights(profile, net.backbone)
     net.freeze(profile.compute.frozen_stages)
     return net
-
-
-def load_imagenet(backbone: torch.nn.Module, weights: Path, name: str = "resnet50") -> None:
-    """Give a backbone its ImageNet weights: torchvision's file of a ResNet, else its own.
-
-    name: of download.SOURCES. Raises FileNotFoundError saying where the file belongs.
-    """
-    if isinstance(backbone, EfficientNetLite):
-        backbone.load_imagenet()
-        return
-    source = SOURCES[name]
-    path = weights / source.filename
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"ImageNet's {name} is not here: {path}. Fetch it with clims download weights "
-            f"--data-root {weights.parent}, or put {source.url} there"
-        )
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
 
 
 def head_of(profile: Profile, method: str) -> str:
@@ -110,11 +85,10 @@ def fresh_head(profile: Profile, method: str) -> bool:
     return not start or head_of(profile, method) != head_of(profile, start)
 
 
-def first_weights(profile: Profile) -> str:
-    """A hash of the file that a fresh network's backbone starts from; "" where it needs none."""
-    named = {"": None, "imagenet": profile.weights / SOURCES["resnet50"].filename}
-    path = named.get(profile.cam.weights, ROOT / profile.cam.weights)
-    return digest_of_weights(profile, path) if path is not None and path.is_file() else ""
+def units_of(method: str) -> str:
+    """The setting that says in which units a method's network sees pictures: PuzzleCAM, another
+    paper's recipe, has its own."""
+    return "puzzle.normalisation" if METHODS[method].section == "puzzle" else "cam.normalisation"
 
 
 def section_of(profile: Profile, method: str) -> Cam | Puzzle | Clims:

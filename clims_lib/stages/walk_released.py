@@ -21,9 +21,10 @@ from clims_lib.config import Profile
 from clims_lib.data.splits import read_images, read_sizes, split_folder, subset, subset_settings
 from clims_lib.optimisers import new_optimiser, new_schedule
 from clims_lib.seeds import normalise_cam
+from clims_lib.stages.first_weights import first_weights
 from clims_lib.stages.networks import train_cam
 from clims_lib.stages.sure_labels import make_sure_labels, read_sure_labels
-from clims_lib.stages.untrained import NETWORK, OF_CAM, first_weights, new_network
+from clims_lib.stages.untrained import NETWORK, OF_CAM, new_network
 from clims_lib.stages.walk_ours import Ours, carry, features, resize
 
 # The settings of [walk] that training reads: of both forms, of one.
