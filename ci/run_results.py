@@ -21,6 +21,7 @@ from clims_lib.config import ROOT, load_profile
 from clims_lib.devices import cores
 from clims_lib.results.tables import LISTS, commit, environment, results_table, sort_results
 from clims_lib.results.verdicts import picture_errors
+from clims_lib.stages.checks import check
 
 CORES = cores()
 
@@ -31,6 +32,7 @@ def run(profile: str, seeds: list[int], jobs: int | None = None, out: Path | Non
     jobs: parts of the table at a time, 2 by default; out: data/results/<profile>.json by default.
     """
     settings = load_profile(profile)
+    check(settings)
     measured = measure_seeds(profile, seeds, jobs or min(2, CORES))
     if len(measured) < len(seeds):  # fewer seeds would be half true
         return 1

@@ -26,7 +26,7 @@ from clims_lib.artifacts import key_of, write_json
 from clims_lib.config import Profile, load_profile
 from clims_lib.data.splits import make_data, miniworld_sizes
 from clims_lib.devices import cores, device_of
-from clims_lib.losses import check_weights
+from clims_lib.stages.checks import check
 
 # Folders in a profile's outputs that the runs share: all that `artifact` names by a key.
 SHARED = (
@@ -74,7 +74,7 @@ def plan(grid: Path, notebooks: Path) -> dict[Path, dict]:
         parameters = {"PROFILE": profile} | read_parameters(texts, chosen)
         overrides = parameters["OVERRIDES"]
         settings = load_profile(profile, overrides)
-        check_weights(settings.losses.weights)
+        check(settings, segmenters=False)
         given = {n: v for n, v in parameters.items() if n not in ("PROFILE", "OVERRIDES")}
         key = key_of([repr(settings), given, [n.path.name for n in chosen]])  # 8 and 8.0 are one
         folder, data_root = root / f"run-{key}", data_root_of(settings, base, root)

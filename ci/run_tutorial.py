@@ -25,11 +25,11 @@ from clims_lib.config import ROOT, Profile, did_you_mean, load_profile
 from clims_lib.costs import gpu_called
 from clims_lib.data.splits import data_digest
 from clims_lib.devices import device_of
-from clims_lib.losses import check_weights
 from clims_lib.results.budget import budget, this_gpu
 from clims_lib.results.readiness import reasons, refuse
 from clims_lib.results.report import render_report
 from clims_lib.results.tables import beyond_spread, gather_results, results_table
+from clims_lib.stages.checks import check
 from clims_lib.stages.clip import missing, runnable
 
 REQUIRED = ("PROFILE", "SEED", "OVERRIDES")  # in every notebook's parameters cell
@@ -72,7 +72,7 @@ def run(
     chosen = choose(everything, only)
     parameters = read_parameters(overrides, everything) | {"PROFILE": profile}
     settings = load_profile(profile, parameters["OVERRIDES"])
-    check_weights(settings.losses.weights)  # now, not when the first notebook uses them
+    check(settings)  # now, not when a notebook meets what does not fit
     if settings.data.source == "voc" and os.environ.get("VOC_ROOT"):
         # a parameter of the notebooks, so that they say which data they saw
         parameters["OVERRIDES"].append(f"data_root={json.dumps(str(settings.data_root))}")

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,7 @@ def save_clip(model: CLIP, path: Path) -> None:
 def load_clip(name: str | Path, device: str | torch.device = "cpu") -> CLIP:
     """`clip.load(name)`: a name such as "ViT-B/32", or the path of a state dict. Eval mode, fp32.
 
-    Raises FileNotFoundError when it is neither.
+    Raises FileNotFoundError when it is neither, ValueError when the file holds something else.
     """
     name = str(name)
     if name not in clip.available_models() and not os.path.isfile(name):
@@ -87,7 +88,12 @@ def load_clip(name: str | Path, device: str | torch.device = "cpu") -> CLIP:
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # clip.load still tries torch.jit first
-        model, _ = clip.load(name, device=device)
+        try:
+            model, _ = clip.load(name, device=device)
+        except (KeyError, AttributeError, UnpicklingError) as error:
+            raise ValueError(
+                f"{name} holds no state dict of a CLIP ({type(error).__name__}: {error})"
+            ) from error
     return model.float().eval().requires_grad_(False)
 
 

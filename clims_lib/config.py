@@ -45,6 +45,17 @@ ROOT = CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
 
 # What no profile inherits: two that wrote into one folder would mix their results up.
 OWN = ("name", "note", "outputs")
+# Of any section: what there is at least one of.
+AT_LEAST_ONE: tuple[str, ...] = (
+    "size",
+    "batch",
+    "batch_labelled",
+    "batch_weak",
+    "steps",
+    "epochs",
+    "longer_epochs",
+)
+AT_LEAST_ONE += ("accumulate", "thin", "tiles", "chosen_on")
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,6 +96,19 @@ class Profile:
                 "finetune.loss = 'hinge' replays captions, which the section [clip] describes: "
                 "give it, or choose 'contrastive'"
             )
+        named = {"losses.class_weights": tuple(self.losses.class_weights)}
+        lines = [line.partition(":") for line in self.losses.background]
+        named["losses.background"] = tuple(name.strip() for name, colon, _ in lines if colon)
+        for setting, names in named.items():
+            for name in names:
+                if name not in self.data.classes:
+                    near = did_you_mean(name, self.data.classes)
+                    raise ValueError(f"{setting} names the unknown class {name!r}{near}")
+        for field in dataclasses.fields(self):
+            for name in AT_LEAST_ONE:
+                count = getattr(getattr(self, field.name), name, 1)
+                if count < 1:
+                    raise ValueError(f"{field.name}.{name} must be 1 at least, not {count}")
 
     @property
     def headline(self) -> str:

@@ -69,11 +69,13 @@ def background_texts(
     """
     if not isinstance(table, Mapping):
         return [class_texts(table, template) for _ in classes]
-    unknown, missing = set(table) - set(classes), set(classes) - set(table)
-    if unknown or (missing and complete):
+    for name in sorted(set(table) - set(classes)):
         raise ValueError(
-            f"background texts: unknown classes {sorted(unknown)}, missing {sorted(missing)}"
+            f"background texts for the unknown class {name!r}{did_you_mean(name, classes)}"
         )
+    missing = [name for name in classes if name not in table]
+    if missing and complete:
+        raise ValueError(f"background texts are missing for {', '.join(missing)}")
     return [class_texts(table.get(name, ()), template) for name in classes]
 
 

@@ -4,7 +4,9 @@ Field types that work: int, float, str, bool, Path, Literal, tuple[T, ...], dict
 one's own, other dataclasses, and `X | None` for what a profile may leave out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, NoReturn
 
 
@@ -24,6 +26,18 @@ class FrozenDict(dict):
     clear = pop = popitem = setdefault = update = _refuse
 
 
+def check_range(name: str, values: Sequence[float]) -> None:
+    """Raise ValueError unless these are two numbers above 0, the lower one first."""
+    if len(values) != 2 or not 0 < values[0] <= values[1]:
+        raise ValueError(f"{name} is the lowest and the highest, both above 0, not {list(values)}")
+
+
+def check_thresholds(name: str, values: Sequence[float], least: int = 1) -> None:
+    """Raise ValueError unless the numbers rise and are at least so many."""
+    if len(values) < least or any(a >= b for a, b in pairwise(values)):
+        raise ValueError(f"{name} must be rising numbers, {least} at least, not {list(values)}")
+
+
 @dataclass(frozen=True)
 class Data:
     source: Literal["miniworld", "voc"]
@@ -39,6 +53,10 @@ class Data:
     evaluated: tuple[str, ...]
     seeds_on: str
     studied: int
+
+    def __post_init__(self) -> None:
+        if not self.evaluated:
+            raise ValueError("data.evaluated names no split; the last one has the headline numbers")
 
 
 @dataclass(frozen=True)
@@ -90,6 +108,13 @@ class Prompts:
     words: Literal["data_set", "improved"]
     template: str
 
+    def __post_init__(self) -> None:
+        if "{}" not in self.template or set("{}") & set(self.template.replace("{}", "", 1)):
+            raise ValueError(
+                f"prompts.template = {self.template!r} needs one {{}} where the class goes, as in "
+                "'a photo of {}'"
+            )
+
 
 Reduction = Literal["image_mean", "pair_mean", "pair_sum"]
 
@@ -102,7 +127,7 @@ class Losses:
     every_class: bool
     otm_btm: Reduction
     cbs: Reduction
-    clamped: tuple[str, ...]
+    clamped: tuple[Literal["otm", "btm", "cbs"], ...]
     align_corners: bool
     normalisation: Literal["clip", "imagenet"]
     weights: dict[str, float]  # of the terms in losses.TERMS; the others count nothing
@@ -129,6 +154,9 @@ class Augment:
     resize: tuple[float, ...]
     resize_of: Literal["factor", "longer_side"]
     drop_last: bool
+
+    def __post_init__(self) -> None:
+        check_range("augment.resize", self.resize)
 
 
 @dataclass(frozen=True)
@@ -199,6 +227,12 @@ class Inference:
     published_thresholds: tuple[float, ...]
     chosen_on: int
 
+    def __post_init__(self) -> None:
+        check_thresholds("inference.thresholds", self.thresholds)
+        check_thresholds("inference.published_thresholds", self.published_thresholds, least=0)
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"inference.scales must be above 0, not {list(self.scales)}")
+
 
 @dataclass(frozen=True)
 class Crf:
@@ -211,6 +245,9 @@ class Crf:
     gaussian_weight: float
     gaussian_sxy: float
     iterations: int
+
+    def __post_init__(self) -> None:
+        check_thresholds("crf.thresholds", self.thresholds)
 
 
 @dataclass(frozen=True)
@@ -236,6 +273,8 @@ class Walk:
     thresholds: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        check_range("walk.resize", self.resize)
+        check_thresholds("walk.thresholds", self.thresholds, least=0)
         if self.form == "ours":
             return
         place, reach = self.place, self.training_radius if self.form == "irnet" else self.radius
@@ -301,6 +340,14 @@ class Deeplab:
     test_size: Literal["canvas", "own"]
     crf: DenseCrf
 
+    def __post_init__(self) -> None:
+        check_range("deeplab.resize", self.resize)
+        if not self.scales or min((*self.scales, *self.pyramid)) <= 0:
+            raise ValueError(
+                f"deeplab.scales and deeplab.pyramid must be above 0, not {list(self.scales)} and "
+                f"{list(self.pyramid)}"
+            )
+
 
 @dataclass(frozen=True)
 class Cct:
@@ -334,6 +381,9 @@ class Cct:
     flip: bool
     test_size: Literal["canvas", "own"]
     auxiliary: dict[str, int]  # decoders of each of perturbations.PERTURBATIONS
+
+    def __post_init__(self) -> None:
+        check_range("cct.resize", self.resize)
 
     @property
     def perturbations(self) -> tuple[str, ...]:

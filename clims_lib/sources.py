@@ -20,7 +20,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 # They decide where a result lies and how soon it is there, never what it is. What a data set or a
 # downloaded file holds is in the keys by its content. And of a table a stage declares the entry
-# that it takes: else every method would depend on every other one's loss.
+# that it takes: else every method would depend on every other one's loss. What only refuses decides
+# nothing either.
 PLUMBING = {
     "artifacts",
     "config",
@@ -32,6 +33,7 @@ PLUMBING = {
     "data.download",
     "data.splits.make_data",
     "data.splits.open_split",
+    "stages.criterion.check_losses",
     "stages.criterion.from_clip",
     "stages.masks.WITH_CRF",
     "stages.segmentations.KINDS",

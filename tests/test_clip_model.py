@@ -79,6 +79,12 @@ def test_other_sizes_are_resized(saved):
 def test_bad_names_and_shapes_are_refused(tmp_path, saved):
     with pytest.raises(FileNotFoundError, match="ViT-B/32"):
         load_clip(tmp_path / "absent.pt")
+    (tmp_path / "junk.pt").write_bytes(b"no weights")
+    torch.save({"conv1.weight": torch.zeros(4, 3, 3, 3)}, tmp_path / "other.pt")
+    torch.save([1], tmp_path / "list.pt")
+    for name in ("junk.pt", "other.pt", "list.pt"):
+        with pytest.raises(ValueError, match=f"{name} holds no state dict of a CLIP"):
+            load_clip(tmp_path / name)
     with pytest.raises(ValueError, match="no texts"):
         tokenize(load_clip(saved), [])
     with pytest.raises(ValueError, match="multiple of 32"):

@@ -125,6 +125,7 @@ def test_overrides():
             "seed = 3",
             "data.source=voc",
             'data.classes=["cow"]',
+            'losses.background=["cow: grass"]',
             "outputs=outputs/else",
         ],
     )

@@ -54,5 +54,5 @@ def test_what_has_no_text_is_refused():
         prompts.class_words(VOC, "improve")
     with pytest.raises(ValueError, match="missing"):  # by default every class needs texts
         prompts.background_texts(VOC, prompts.BACKGROUND["camera_ready"])
-    with pytest.raises(ValueError, match="unknown classes"):
+    with pytest.raises(ValueError, match="the unknown class 'boat'"):
         prompts.background_texts(VOC[:3], prompts.BACKGROUND["camera_ready"], complete=False)

@@ -188,6 +188,7 @@ def other(name, value):
         "walk.form": '"irnet"' if value != "irnet" else '"ours"',
         "walk.normalise": '"joint"' if value == "max" else '"max"',
         "walk.thresholds": "[0.5]",
+        "losses.background": '["cow: grass"]',
         "data.subsets": '"drawn"' if value == "first" else '"first"',
         "compute.optimiser": '"sgd"' if value == "adamw" else '"adamw"',
         "cct.start": '"random"' if value != "random" else '"cam"',
@@ -198,6 +199,8 @@ def other(name, value):
         return choices[name]
     if name in ("walk.radius", "walk.stride", "walk.crop"):  # whole places
         return repr(value + 1 if name == "walk.radius" else 2 * value)
+    if name.endswith(".resize"):  # the lowest and the highest
+        return json.dumps([value[0], value[1] + 0.125])
     if name == "data.evaluated":
         return '["val"]' if len(value) > 1 else '["val", "train"]'
     if choices := choices_of(name):
@@ -209,8 +212,7 @@ def other(name, value):
     if isinstance(value, str):
         return f'"{value}x"'
     if isinstance(value, list | tuple):
-        word = "zebra: sky" if name == "losses.background" else "zebra"
-        again = [*value, word if isinstance(value[0], str) else value[-1]]
+        again = [*value, "zebra" if isinstance(value[0], str) else value[-1] + 1]
         return "[" + ", ".join(f'"{v}"' if isinstance(v, str) else repr(v) for v in again) + "]"
     return None if value is None else f'"{value}x"'  # paths
 

@@ -59,8 +59,10 @@ def plan(parser: argparse.ArgumentParser) -> Callable:
         from clims_lib.costs import gpu_called
         from clims_lib.results.budget import budget, plan_table, this_gpu
         from clims_lib.results.readiness import reasons, refuse
+        from clims_lib.stages.checks import check
 
         settings, card = load_profile(profile, overrides), gpu_called(gpu or this_gpu())
+        check(settings)
         rows = budget(settings, card)
         print(plan_table(settings, card, rows))
         if missing := reasons(settings, rows):
@@ -84,8 +86,11 @@ def train(parser: argparse.ArgumentParser) -> Callable:
 
     def run(method: str, profile: str, overrides: list[str]) -> None:
         from clims_lib.stages.all_gpus import train_here
+        from clims_lib.stages.checks import check
 
-        print(train_here(load_profile(profile, overrides), method))
+        settings = load_profile(profile, overrides)
+        check(settings, segmenters=False)
+        print(train_here(settings, method))
 
     return run
 
@@ -105,9 +110,12 @@ def segment(parser: argparse.ArgumentParser) -> Callable:
     parser.add_argument("--split", default="test", help="default: test")
 
     def run(method: str, profile: str, overrides: list[str], split: str) -> None:
+        from clims_lib.stages.checks import check
         from clims_lib.stages.segmentations import make_segmentations
 
-        print(make_segmentations(load_profile(profile, overrides), method, split))
+        settings = load_profile(profile, overrides)
+        check(settings)
+        print(make_segmentations(settings, method, split))
 
     return run
 

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from clims_lib import clip_model, finetune, prompts
 from clims_lib.artifacts import write_json
 from clims_lib.clip_model import CLIP
-from clims_lib.config import ROOT, Profile
+from clims_lib.config import ROOT, Profile, did_you_mean
 from clims_lib.data.download import SOURCES
 from clims_lib.data.pictures import digest_of
 from clims_lib.data.splits import read_sizes, read_split, split_folder
@@ -142,13 +142,23 @@ def find_clip(profile: Profile) -> Path:
     name = profile.clip_checkpoint
     source = SOURCES.get(name)
     path = profile.weights / source.filename if source else ROOT / name
-    if not path.is_file():
-        how = f"clims download weights --data-root {profile.weights.parent}"
+    if path.is_file():
+        return path
+    if source is None:
+        near = did_you_mean(name, [n for n in clip_model.clip.available_models() if n in SOURCES])
         raise FileNotFoundError(
-            f"CLIP's weights are not here: {path}. Fetch them with {how}"
-            + (f", or put {source.url} there" if source else "")
+            f"CLIP's weights are not here: clip_checkpoint = {name!r} is no file {path}{near}"
         )
-    return path
+    raise FileNotFoundError(
+        f"CLIP's weights are not here: {path}. Fetch them with clims download weights --data-root "
+        f"{profile.weights.parent}, or put {source.url} there"
+    )
+
+
+def check_checkpoint(profile: Profile) -> None:
+    """Raise FileNotFoundError where clip_checkpoint is neither a file nor a CLIP to download."""
+    if profile.clip_checkpoint and profile.clip_checkpoint not in SOURCES:
+        find_clip(profile)
 
 
 def missing(profile: Profile) -> dict[str, str]:
@@ -291,11 +301,16 @@ def labelled_pictures(profile: Profile, model: CLIP) -> Batches:
     )
 
 
+def background_texts_of(profile: Profile) -> list[list[str]]:
+    """The background texts of every class. Raises ValueError where the profile's do not fit it."""
+    form, template = profile.losses, profile.prompts.template
+    table = prompts.parse_background(form.background)
+    return prompts.background_texts(profile.data.classes, table, template, form.every_class)
+
+
 def clip_texts(profile: Profile, model: CLIP) -> tuple[Tensor, Tensor]:
     """Class texts (K, D) and background texts (K, L, D), encoded once; NaN fills short lists up."""
-    classes, form = profile.data.classes, profile.losses
-    table = prompts.parse_background(form.background)
-    texts = prompts.background_texts(classes, table, profile.prompts.template, form.every_class)
+    texts = background_texts_of(profile)
     with torch.no_grad():
         said = clip_model.encode_texts(model, texts_of(profile))
         rows = [clip_model.encode_texts(model, some) if some else said[:0] for some in texts]

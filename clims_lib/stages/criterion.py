@@ -11,7 +11,7 @@ from clims_lib.devices import device_of
 from clims_lib.losses import TERMS, Forms, check_weights, class_weights
 from clims_lib.objectives import Loss
 from clims_lib.stage import value_of
-from clims_lib.stages.clip import clip_texts, finetune_clip
+from clims_lib.stages.clip import background_texts_of, clip_texts, finetune_clip
 from clims_lib.stages.methods import METHODS
 
 # What CLIMS's loss is made of besides its weights.
@@ -60,6 +60,11 @@ def loss_form(profile: Profile) -> dict[str, Any]:
             form.otm_btm, form.cbs, form.clamped, class_weights(classes, form.class_weights)
         ),
     }
+
+
+def check_losses(profile: Profile) -> None:
+    """Raise ValueError where terms, weights or texts of CLIMS's loss do not fit the profile."""
+    loss_weights(profile), loss_form(profile), background_texts_of(profile)
 
 
 def new_loss(profile: Profile, method: str, clip: CLIP | None = None) -> Loss:

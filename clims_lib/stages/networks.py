@@ -18,7 +18,7 @@ from clims_lib.devices import ALONE, Team, device_of
 from clims_lib.stage import make_once, resuming, value_of
 from clims_lib.stages.clip import finetune_clip
 from clims_lib.stages.corpus import train_on_corpus
-from clims_lib.stages.criterion import from_clip, new_loss, what_clims_reads
+from clims_lib.stages.criterion import check_losses, from_clip, new_loss, what_clims_reads
 from clims_lib.stages.first_weights import first_weights
 from clims_lib.stages.methods import METHODS, row_of
 from clims_lib.stages.untrained import NETWORK, fresh_head, new_network, section_of, units_of
@@ -108,6 +108,8 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
     entry = METHODS[row_of(method).method]
     if "captions" in entry.needs:
         return train_on_corpus(profile, method)
+    if "clip" in entry.needs:
+        check_losses(profile)  # now, not when what it starts from is trained
     section, masks = getattr(profile, entry.section), "masks" in entry.needs
     of_section = ("batch", "lr", "head_lr_factor", "weight_decay", "norms", "crop")
     read = [epochs_of(method), *(f"{entry.section}.{name}" for name in of_section)]

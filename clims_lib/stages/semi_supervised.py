@@ -116,10 +116,7 @@ def train_cct(profile: Profile, method: str) -> Path:
     """
     profile = as_trained(profile, method)
     trainer, settings = trainer_of(profile, method), profile.cct
-    for name in settings.auxiliary:
-        if name not in PERTURBATIONS:
-            near = did_you_mean(name, PERTURBATIONS, "cct.auxiliary.")
-            raise ValueError(f"no perturbation is called {name!r}{near}")
+    check_auxiliary(profile)
     inputs = start_inputs(profile, "cct")
     for kind in ("images", "masks"):
         inputs[f"labelled {kind}"] = split_folder(profile, "train_labelled", kind)
@@ -148,6 +145,14 @@ def train_cct(profile: Profile, method: str) -> Path:
 
     read = cct_settings(profile, trainer)
     return make_once(profile, "weights", method, make, settings=read, inputs=inputs)
+
+
+def check_auxiliary(profile: Profile) -> None:
+    """Raise ValueError for an unknown perturbation in cct.auxiliary."""
+    for name in profile.cct.auxiliary:
+        if name not in PERTURBATIONS:
+            near = did_you_mean(name, PERTURBATIONS, "cct.auxiliary.")
+            raise ValueError(f"no perturbation is called {name!r}{near}")
 
 
 def learning_of_cct(
