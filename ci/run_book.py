@@ -20,7 +20,7 @@ try:
 except ImportError as error:
     raise RuntimeError("Sphinx is missing; python -m pip install -e '.[book]' brings it") from error
 
-FOUNDATIONS = ("config", "settings", "artifacts", "stage", "sources", "devices", "labels", "plots")
+FOUNDATIONS = ("config", "settings", "artifacts", "stage", "sources", "devices", "labels")
 # (title, words, folder, modules that a reader begins with), in the order to read them.
 ROOMS = (
     (
@@ -44,6 +44,12 @@ ROOMS = (
     ),
     ("Explorers", "Sliders in a notebook's cell.", "explore", ("cams",)),
     (
+        "Figures",
+        "Arrays in, matplotlib figures out; the colours of methods and classes.",
+        "plots",
+        ("charts", "panels", "pictures"),
+    ),
+    (
         "Drawings",
         "The method as boxes and arrows; one style, pictures of the MiniWorld in the panels.",
         "schematics",
@@ -51,12 +57,7 @@ ROOMS = (
     ),
     ("Results", "Tables, claims and the report.", "results", ("tables", "claims")),
     ("Commands", "What `clims` can be asked for.", "commands", ("course", "library")),
-    (
-        "Foundations",
-        "What the rest stands on: profiles, keys, folders, devices, figures.",
-        ".",
-        FOUNDATIONS,
-    ),
+    ("Foundations", "What the rest stands on: profiles, keys, folders, devices.", ".", FOUNDATIONS),
 )
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

@@ -409,7 +409,8 @@ PIECES = (
     "random_walk.affinity_loss", "random_walk.random_walk", "deeplab.DeepLab",
     "cct.consistency", "cct_network.CCT", "perturbations.feature_drop", "metrics.confusion",
     "metrics.leak_rate", "data.voc.VOCFolder", "stages.networks.train_cam", "config.load_profile",
-    "artifacts.artifact", "devices.device_of", "plots.gallery", "results.tables.results_table",
+    "artifacts.artifact", "devices.device_of", "plots.panels.gallery",
+    "results.tables.results_table",
 )  # fmt: skip
 
 
@@ -446,7 +447,7 @@ def test_every_piece_of_code_changes_the_keys_of_what_runs_it(dry, monkeypatch):
     assert weights["objectives.puzzle_loss"] == {"puzzle_cam"}
     assert weights["cct.consistency"] == {"supervised", "pseudo_only", "cct", "cct_clims"}
     for piece in (
-        "plots.gallery",
+        "plots.panels.gallery",
         "devices.device_of",
         "artifacts.artifact",
         "config.load_profile",
