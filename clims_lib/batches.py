@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clims_lib.devices import place
+from clims_lib.devices import ALONE, Team, place
 from clims_lib.labels import IGNORE
 
 FILL = (124, 116, 104)  # beyond a picture: ImageNet's mean colour, a backbone sees about 0 there
@@ -54,9 +54,9 @@ def random_crops(
     theta = torch.zeros(len(images), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = window / canvas
     theta[:, 0, 2], theta[:, 1, 2] = middle[:, 1], middle[:, 0]
-    theta = theta.to(images.device)
+    theta = place(theta, images.device)
     grid = F.affine_grid(theta, [len(images), 3, crop, crop], align_corners=False)
-    fill = torch.tensor(FILL, device=images.device).view(3, 1, 1) / 255
+    fill = place(torch.tensor(FILL), images.device).view(3, 1, 1) / 255
     images = F.grid_sample(images - fill, grid, align_corners=False) + fill
     if masks is not None:
         known = masks[:, None].float() - IGNORE  # what lies beyond becomes 0, so 255
@@ -81,7 +81,7 @@ def augment(
     mirror: booleans (B,); the rest: see `random_crops`. The work is done where the pictures are.
     Returns float (B, 3, crop, crop) in [0, 1], channels last in memory, and uint8 (B, crop, crop).
     """
-    mirror = mirror.to(images.device)
+    mirror = place(mirror, images.device)
     form = partial(random_crops, crop=crop, resize=resize, resize_of=resize_of)
     x, m = form(images.float() / 255, masks, sizes, windows)
     x = torch.where(mirror[:, None, None, None], x.flip(-1), x)
@@ -97,8 +97,9 @@ class MemoryBatches:
     pictures and masks travel there as they are, a quarter of the bytes. Calling it with a step
     gives the batches (images, labels, masks) from that step on, without end; seed and epoch alone
     decide what they are. `steps_per_epoch` says how many make an epoch. A last batch of one picture
-    is left out, and with drop_last any last batch that is smaller. Raises ValueError when images,
-    labels and masks are not equally many.
+    is left out, and with drop_last any last batch that is smaller. team: of each batch only this
+    process's pictures are read; where it has none, they come as they are, none. Raises ValueError
+    when images, labels and masks are not equally many.
     """
 
     def __init__(
@@ -114,11 +115,12 @@ class MemoryBatches:
         resize_of: str = "factor",
         drop_last: bool = False,
         device: torch.device | str = "cpu",
+        team: Team = ALONE,
     ):
         if not len(images) == len(labels) or masks is not None and len(masks) != len(images):
             raise ValueError("images, labels and masks must be equally many")
         self.data, self.size, self.seed = (images, labels, masks), size, seed
-        self.pictures = len(images)
+        self.pictures, self.team = len(images), team
         self.sizes = _whole(images) if sizes is None else sizes
         form = {"crop": crop or images.shape[-1], "resize": resize, "resize_of": resize_of}
         self.augment = _augment_on(device, form)
@@ -129,9 +131,11 @@ class MemoryBatches:
         first, done = divmod(start, self.steps_per_epoch)
         for epoch in count(first):
             plan = self._draw(epoch)
-            for i, mirror, windows in islice(plan, done if epoch == first else 0, None):
-                few = None if masks is None else masks[i]
-                x, m = self.augment(images[i], few, self.sizes[i], mirror, windows)
+            for drawn in islice(plan, done if epoch == first else 0, None):
+                i, mirror, windows = (part[self.team.rank :: self.team.size] for part in drawn)
+                x, m = images[i], None if masks is None else masks[i]
+                if len(i):
+                    x, m = self.augment(x, m, self.sizes[i], mirror, windows)
                 yield x, labels[i], m
 
     def _draw(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -179,7 +179,7 @@ def cct_training_loss(*, steps: int, generator: Generator, **settings: Any) -> L
             model, *batch, step=step, total_steps=steps, generator=generator, **settings
         )
 
-    return Counted(loss, lambda batch: int((batch[1] != IGNORE).sum()))
+    return Counted(loss, lambda batch: (batch[1] != IGNORE).sum())
 
 
 def _weak_terms(

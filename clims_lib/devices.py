@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from clims_lib.config import Profile
@@ -28,6 +29,24 @@ def place(part: Tensor, device: torch.device) -> Tensor:
     if part.device.type == device.type:
         return part
     return (part.pin_memory() if device.type == "cuda" else part).to(device, non_blocking=True)
+
+
+class Placed(tuple):
+    """A batch on a GPU; `host`: the same before it went there. Who asks a tensor for its values, of
+    labels which are present, asks that one: a GPU would have to finish all else before it answers.
+    """
+
+    host: tuple
+
+    def __new__(cls, parts: Iterable[Any], host: tuple) -> Placed:
+        batch = super().__new__(cls, parts)
+        batch.host = host
+        return batch
+
+
+def on_host(batch: tuple) -> tuple:
+    """The batch whose values can be asked for at once: see `Placed`."""
+    return getattr(batch, "host", batch)
 
 
 def cores() -> int:
@@ -100,16 +119,41 @@ class Team:
         self.rank = accelerator.process_index if accelerator else 0
         self.size = accelerator.num_processes if accelerator else 1
 
+    def share(self, step: nn.Module) -> nn.Module:
+        """The module, after whose `backward` all have the mean of their gradients.
+
+        torch adds them up in the background while backward goes on. What the module calls, and how
+        often, is free: parameters that took no part anywhere have no gradient, as with one process.
+        """
+        if self.size == 1:
+            return step
+        return DistributedDataParallel(
+            step, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+        )
+
+    def together(self, step: nn.Module, yet: bool) -> contextlib.AbstractContextManager:
+        """Around forward and `backward` of what `share` gave: whether it is time for the mean, or
+        each goes on adding to its own gradients."""
+        return contextlib.nullcontext() if yet or self.size == 1 else step.no_sync()  # type: ignore[operator]
+
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its mean over the team."""
-        if self.size > 1:
-            for tensor in tensors:
-                tensor.copy_(self.accelerator.reduce(tensor, "mean"))
+        """Replace each tensor by its mean over the team; they are of one type and device."""
+        some = list(tensors)
+        if self.size > 1 and some:
+            mean = self.accelerator.reduce(torch.cat([t.flatten() for t in some]), "mean")
+            for tensor, part in zip(some, mean.split([t.numel() for t in some]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def sum(self, numbers: Tensor) -> Tensor:
+        """The sum of a tensor over the team, where it is: no GPU is asked for a value."""
+        return self.accelerator.reduce(numbers, "sum") if self.size > 1 else numbers
 
     def total(self, rows: list[dict[str, float]]) -> list[dict[str, float]]:
-        """The sums of numbers over the team, row by row."""
-        together = zip(*self.gather(rows), strict=True)
-        return [{name: sum(one[name] for one in row) for name in row[0]} for row in together]
+        """The sums of numbers over the team, row by row; who lacks one has nothing to add."""
+        return [
+            {name: sum(one.get(name, 0.0) for one in row) for name in max(row, key=len)}
+            for row in zip(*self.gather(rows), strict=True)
+        ]
 
     def gather(self, value: Any) -> list:
         """Everyone's value, in the order of ranks, for plain values and tensors on the CPU."""

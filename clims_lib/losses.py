@@ -26,10 +26,10 @@ REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pair_mean": lambda values, labels: values.sum() / labels.sum().clamp(min=1),
     "pair_sum": lambda values, labels: values.sum(),
 }
-COUNTS: dict[str, Callable[[Tensor], Tensor | int]] = {  # what a micro-batch weighs by in each
+COUNTS: dict[str, Callable[[Tensor], Tensor | int | None]] = {  # what each is a mean of, if it is
     "image_mean": len,
-    "pair_mean": lambda labels: labels.sum().clamp(min=1),
-    "pair_sum": lambda labels: 1,
+    "pair_mean": lambda labels: labels.sum(),
+    "pair_sum": lambda labels: None,
 }
 
 

@@ -41,8 +41,8 @@ Loss = Callable[[Any, Any, float], LossAndParts]  # each has a network and batch
 class Counted:
     """A loss that is no mean over a batch's pictures: count(batch) is how many it is a mean of.
 
-    Where its terms are of different things, count gives {part: how many}, and total(parts) adds the
-    parts up.
+    Where its terms are of different things, count gives {part: how many; None: it is a sum}, and
+    total(parts) adds the parts up. Counts are numbers or scalar tensors.
     """
 
     loss: Loss
@@ -165,10 +165,10 @@ def clims_training_loss(
     return Counted(loss, count, lambda parts: weighted_sum(parts, weights))
 
 
-def known_pixels(batch: Batch) -> int:
+def known_pixels(batch: Batch) -> Tensor | int:
     """How many pixels of the batch's masks (B, H, W) are not 255."""
     masks = batch[2]
-    return 0 if masks is None else int((masks != IGNORE).sum())
+    return 0 if masks is None else (masks != IGNORE).sum()
 
 
 def full_mask_loss() -> Loss:

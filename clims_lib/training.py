@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Generator, Tensor, nn
@@ -19,10 +17,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from clims_lib.clip_model import autocast
-from clims_lib.devices import ALONE, Team, place
-from clims_lib.objectives import Counted, Loss
+from clims_lib.devices import ALONE, Team
+from clims_lib.objectives import Counted, Loss, LossAndParts
+from clims_lib.shares import StepBatch, Weight, micro_batches, prefetch
 
-StepBatch = tuple[Any, ...]  # pictures, labels, masks, captions, ... of a step
 Batches = Callable[[int], Iterable[StepBatch]]  # start -> those of steps start, start + 1, ...
 
 
@@ -57,7 +55,7 @@ def train(
     many micro-batches a batch goes through the network (small cards). frozen_norm: the part of the
     model whose batch norms keep their running statistics, so that neither micro-batches nor
     processes change a gradient. generator: what the loss draws from; seed: dropout's, with the
-    epoch. team: the processes that share each batch.
+    epoch. team: the processes that train; the batches of each are its shares of theirs.
 
     At the end of every epoch, by default once, come watch(epoch, model) and save(state); `save`
     also when `save_every` seconds have passed. It must write at once: the next step changes the
@@ -74,7 +72,8 @@ def train(
         load_states(objects, state)
         rng.set_rng_state(state["rng"])
     start, saved = len(history), time.monotonic()
-    unread: list[list[tuple[float, dict[str, Tensor]]]] = []  # step by step
+    unread: list[list[dict[str, Tensor]]] = []  # step by step, of each micro-batch
+    whole_step = team.share(Step(model, loss))
     learn(model, frozen_norm)
     for step, batch in zip(range(start, steps), prefetch(batches(start), device), strict=False):
         epoch, done = divmod(step, steps_per_epoch)
@@ -82,20 +81,13 @@ def train(
             torch.manual_seed(seed * 100_003 + epoch)
         optimiser.zero_grad()
         unread.append([])
-        for some, weight in micro_batches(batch, accumulate, team, loss, model):
-            with autocast(device, amp):
-                value, parts = loss(model, some, step / steps)
-            share = 1.0
-            if isinstance(weight, dict):  # each part has its own
-                assert isinstance(loss, Counted) and loss.total is not None
-                parts = {name: weight[name] * part for name, part in parts.items()}
-                value = loss.total(parts)
-            else:
-                share = weight
-            (share * team.size * value).backward()  # times size: the team takes the mean
-            parts = {"loss": value, **parts}
-            unread[-1].append((share, {name: part.detach() for name, part in parts.items()}))
-        team.average(p.grad for p in model.parameters() if p.grad is not None)
+        weighed = micro_batches(batch, accumulate, team, loss, model)
+        for i, (some, weight) in enumerate(weighed):
+            with team.together(whole_step, yet=i + 1 == len(weighed)):
+                with autocast(device, amp):
+                    value, parts = whole_step(some, weight, step / steps)
+                (team.size * value).backward()  # times size: the team takes the mean
+            unread[-1].append(parts)
         if clip_norm:
             nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimiser.step()
@@ -130,6 +122,27 @@ def train(
     return history
 
 
+class Step(nn.Module):
+    """A step's network and loss as one module: what a team shares is all that happens in it."""
+
+    def __init__(self, model: nn.Module, loss: Loss):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch: StepBatch, weight: Weight, progress: float) -> LossAndParts:
+        """The weighted loss of a micro-batch and, detached, the loss and its weighted parts."""
+        if not len(batch[0]):  # of a batch smaller than the team: it only waits for the others
+            return 0.0 * next(p for p in self.parameters() if p.requires_grad).sum(), {}
+        value, parts = self.loss(self.model, batch, progress)
+        if isinstance(weight, dict):  # each part has its own
+            assert isinstance(self.loss, Counted) and self.loss.total is not None
+            parts = {name: weight[name] * part for name, part in parts.items()}
+            value = self.loss.total(parts)
+        else:
+            value, parts = weight * value, {name: weight * part for name, part in parts.items()}
+        return value, {name: part.detach() for name, part in {"loss": value, **parts}.items()}
+
+
 def states_of(objects: dict) -> dict:
     """What `load_states` needs, by name: of modules, optimisers, schedules and generators."""
     return {
@@ -153,12 +166,12 @@ def learn(model: nn.Module, frozen_norm: nn.Module | None) -> None:
             module.eval()
 
 
-def add_up(parts: list[tuple[float, dict[str, Tensor]]]) -> dict[str, float]:
-    """The numbers of one step, from its micro-batches' weights and parts."""
+def add_up(parts: list[dict[str, Tensor]]) -> dict[str, float]:
+    """The numbers of one step, from its micro-batches' weighted parts."""
     values: dict[str, float] = {}
-    for weight, some in parts:
+    for some in parts:
         for name, part in some.items():
-            values[name] = values.get(name, 0.0) + weight * part.item()
+            values[name] = values.get(name, 0.0) + part.item()
     return values
 
 
@@ -172,59 +185,3 @@ def epoch_means(history: list[dict[str, float]], steps_per_epoch: int) -> list[d
             for name, part in values.items():
                 means[-1][name] += part / len(some)
     return means
-
-
-# ---- Batches ------------------------------------------------------------------------------------
-
-
-def micro_batches(
-    batch: StepBatch, accumulate: int, team: Team, loss: Loss, model: nn.Module
-) -> Iterator[tuple[StepBatch, float | dict[str, float]]]:
-    """(micro-batch, weight) of this process: all weights of all processes add up to 1.
-
-    With these weights the gradients add up to the whole batch's. A micro-batch weighs as much as
-    its share of the pictures, or of what a `Counted` loss counts; where that is a dictionary, so is
-    the weight, {part of the loss: share}. It has two pictures at least while one of the model's
-    batch norms learns: one alone may have no deviation. A process that the batch is too small for
-    gets one of weight 0.
-    """
-    if team.size == 1 and accumulate == 1:
-        yield batch, 1.0
-        return
-    pictures: Callable[[Any], Any] = lambda some: len(some[0])  # noqa: E731
-    count = loss.count if isinstance(loss, Counted) else pictures
-    whole = count(batch)
-    mine, share = _cut(batch, slice(team.rank, None, team.size)), 1
-    if not len(mine[0]):
-        mine, share = _cut(batch, slice(1)), 0
-    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    least = 2 if any(norm.training for norm in norms) else 1
-    size = min(len(part) for part in mine if part is not None)
-    number = max(1, min(accumulate, size // least))
-    for i in range(number):
-        some = tuple(
-            None if p is None else p[-(-len(p) * i // number) : -(-len(p) * (i + 1) // number)]
-            for p in mine
-        )
-        counted = count(some)
-        if isinstance(counted, dict):
-            yield some, {name: share * n / whole[name] for name, n in counted.items()}
-        else:
-            yield some, share * counted / max(whole, 1)
-
-
-def _cut(batch: StepBatch, rows: slice) -> StepBatch:
-    return tuple(None if part is None else part[rows] for part in batch)
-
-
-def prefetch(batches: Iterable[StepBatch], device: torch.device) -> Iterator[StepBatch]:
-    """Batches on the device; on a GPU the next one is read meanwhile."""
-    if device.type != "cuda":
-        yield from batches
-        return
-    todo = iter(batches)
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, todo, None)
-        while (batch := coming.result()) is not None:
-            coming = reader.submit(next, todo, None)
-            yield tuple(place(part, device) if torch.is_tensor(part) else part for part in batch)

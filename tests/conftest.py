@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,3 +116,17 @@ def small_clip(seed=0, resolution=32):
         context_length=20,
         seed=seed,
     )
+
+
+def micro_batches_of_all(batch, accumulate, size, loss, model):
+    """[[(micro-batch, weight)] of each of so many processes], which here work one after the other:
+    what each counts is known to all in a second round."""
+    from clims_lib.shares import micro_batches
+
+    shares = [tuple(None if p is None else p[rank::size] for p in batch) for rank in range(size)]
+    counted = []
+    first = SimpleNamespace(size=size, sum=lambda numbers: counted.append(numbers) or numbers)
+    for mine in shares:
+        micro_batches(mine, accumulate, first, loss, model)
+    second = SimpleNamespace(size=size, sum=lambda numbers: sum(counted))
+    return [micro_batches(mine, accumulate, second, loss, model) for mine in shares]

@@ -84,7 +84,7 @@ def test_pictures_travel_as_bytes_and_are_cut_where_they_arrive(drawn, monkeypat
     masks, travelled = images[:, 0], []
 
     def place(part, device):
-        travelled.append(part.dtype)
+        travelled.append(part)
         return part.to(device)
 
     monkeypatch.setattr(batches, "place", place)
@@ -97,7 +97,8 @@ def test_pictures_travel_as_bytes_and_are_cut_where_they_arrive(drawn, monkeypat
     assert x.shape == (5, 3, 6, 6) and x.dtype == torch.float32 and m.dtype == torch.uint8
     assert x.device.type == m.device.type == "meta"
     assert x.is_contiguous(memory_format=torch.channels_last)
-    assert travelled == [torch.uint8, torch.uint8]
+    large = [part.dtype for part in travelled if part.numel() > 6 * len(part)]
+    assert large == [torch.uint8, torch.uint8]  # besides, a few numbers a picture
 
 
 # ---- Drawn for all steps at once

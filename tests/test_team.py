@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import micro_batches_of_all
 from torch import nn
 
 from clims_lib import batches, objectives, optimisers, training
@@ -22,26 +25,55 @@ from clims_lib.stages.untrained import new_network
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Member:
-    def __init__(self, rank, size):
-        self.rank, self.size = rank, size
-
-
 @pytest.mark.parametrize("count, accumulate, size", [(8, 1, 2), (7, 3, 2), (5, 2, 3), (2, 1, 3)])
 def test_micro_batches_of_all_processes_are_the_batch_once(count, accumulate, size):
     batch = torch.rand(count, 3, 4, 4), torch.arange(float(count))[:, None], None
-    seen, weights = [], 0.0
-    for rank in range(size):
-        for (images, labels, masks), weight in training.micro_batches(
-            batch, accumulate, Member(rank, size), objectives.cam_loss(), nn.Identity()
-        ):
-            assert masks is None and len(images) == len(labels) > 0
+    seen, weights, loss = [], 0.0, objectives.cam_loss()
+    for parts in micro_batches_of_all(batch, accumulate, size, loss, nn.Identity()):
+        for (images, labels, masks), weight in parts:
+            assert masks is None and len(images) == len(labels)
+            assert len(images) > 0 or len(parts) == 1 and size > count
+            assert float(weight) == pytest.approx(len(images) / count)
             weights += weight
-            if weight:
-                assert weight == pytest.approx(len(images) / count)
-                seen += labels[:, 0].tolist()
-                assert torch.equal(images, batch[0][labels[:, 0].long()])
-    assert sorted(seen) == list(range(count)) and weights == pytest.approx(1)
+            seen += labels[:, 0].tolist()
+            assert torch.equal(images, batch[0][labels[:, 0].long()])
+    assert sorted(seen) == list(range(count)) and float(weights) == pytest.approx(1)
+
+
+class Watched:
+    """Pictures or masks that remember which of them were read."""
+
+    def __init__(self, whole):
+        self.whole, self.shape, self.read = whole, whole.shape, []
+
+    def __len__(self):
+        return len(self.whole)
+
+    def __getitem__(self, rows):
+        self.read += rows.tolist()
+        return self.whole[rows]
+
+
+@pytest.mark.parametrize("size", [2, 3, 9])
+def test_each_process_reads_and_cuts_its_own_pictures(size):
+    """Two epochs of batches of 8, 8 and 4; of nine processes the last ones have none of these."""
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (20, 3, 16, 16), generator=g, dtype=torch.uint8)
+    labels, how = torch.eye(20), {"crop": 8, "resize": (0.5, 2.0)}
+    new = lambda *given, **more: batches.MemoryBatches(*given, 8, 3, **how, **more)  # noqa: E731
+    whole = list(islice(new(images, labels, images[:, 0])(1), 5))
+    pictures = [Watched(images) for _ in range(size)]
+    shares = [
+        list(islice(new(some, labels, images[:, 0], team=SimpleNamespace(rank=r, size=size))(1), 5))
+        for r, some in enumerate(pictures)
+    ]
+    for some, mine in zip(pictures, shares, strict=True):
+        assert some.read == [k for _, y, _ in mine for k in y.argmax(1).tolist()]
+    for step, batch in enumerate(whole):
+        for rank, mine in enumerate(shares):
+            for part, own in zip(batch, mine[step], strict=True):
+                assert torch.equal(part[rank::size], own) or not len(own)
+        assert sum(len(mine[step][0]) for mine in shares) == len(batch[0])
 
 
 def fit(accumulate, frozen_norm=True):

@@ -148,6 +148,7 @@ def train_cam(profile: Profile, method: str, team: Team = ALONE) -> Path:
             **crops_of(profile, section.crop),
             drop_last=profile.augment.drop_last,
             device=device,
+            team=team,
         )
         per_epoch = batches.steps_per_epoch
         learning = learning_of(profile, method, model, batches.pictures, per_epoch)
