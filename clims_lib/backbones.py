@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from clims_lib.devices import place
+
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as torchvision's weights expect
 STD = (0.229, 0.224, 0.225)
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -138,7 +140,7 @@ class EfficientNetLite(nn.Module):
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Features at strides 2, 4, 8, 16 and the last ones (1280)."""
-        mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (MEAN, STD))
+        mean, std = (place(torch.tensor(v), x.device).view(3, 1, 1) for v in (MEAN, STD))
         x = (x * std + mean - 0.498) / 0.502  # what these weights were trained with
         net, found = self.net, []
         x = net._swish(net._bn0(net._conv_stem(x)))

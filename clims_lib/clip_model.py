@@ -26,6 +26,8 @@ with warnings.catch_warnings():
     import clip
     from clip.model import CLIP, convert_weights
 
+from clims_lib.devices import place
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own normalisation (clip.clip._transform)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -101,8 +103,8 @@ def normalise_for_clip(
     images: Tensor, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD
 ) -> Tensor:
     """[0, 1] pictures (B, 3, H, W) -> CLIP's units, where 0 is the mean colour."""
-    middle = torch.tensor(mean, device=images.device).view(3, 1, 1)
-    return (images - middle) / torch.tensor(std, device=images.device).view(3, 1, 1)
+    middle, spread = (place(torch.tensor(v), images.device).view(3, 1, 1) for v in (mean, std))
+    return (images - middle) / spread
 
 
 def image_encoder(model: CLIP) -> Callable[[Tensor], Tensor]:

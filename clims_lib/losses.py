@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from clims_lib.config import did_you_mean
+from clims_lib.devices import place
 
 EPSILON = 1e-4  # similarities are clamped to [EPSILON, 1 - EPSILON]: log 0 is never taken
 
@@ -95,7 +96,7 @@ def _weigh(labels: Tensor, forms: Forms) -> Tensor:
         return labels
     if len(forms.class_weights) != labels.shape[1]:
         raise ValueError(f"{len(forms.class_weights)} class weights, {labels.shape[1]} classes")
-    return labels * torch.tensor(forms.class_weights, device=labels.device)
+    return labels * place(torch.tensor(forms.class_weights), labels.device)
 
 
 def otm_loss(s_object: Tensor, labels: Tensor, forms: Forms = EQUATIONS) -> Tensor:
@@ -232,7 +233,8 @@ def cut_out(
 
     images: (B, 3, H, W) already normalised for CLIP, so that a masked pixel becomes the mean
     colour; cams: (B, K, h, w) in [0, 1], resized to the pictures, corner pixels on corners where
-    align_corners (as released); labels: (B, K).
+    align_corners (as released); labels: (B, K), on the CPU best: a GPU that is asked which are
+    present must finish all else first.
     Returns (objects (P, 3, H, W), rests (P, 3, H, W), picture index (P,), class index (P,)) for the
     P pairs of a picture and a class it holds. Raises ValueError when no class is present, or when
     the maps are not one a class.
@@ -242,7 +244,7 @@ def cut_out(
             f"maps {tuple(cams.shape)} and labels {tuple(labels.shape)} must agree in pictures and "
             "classes: class_maps leaves a background's out"
         )
-    picture, klass = labels.nonzero(as_tuple=True)
+    picture, klass = (place(found, cams.device) for found in labels.nonzero(as_tuple=True))
     if len(picture) == 0:
         raise ValueError("no class is present in this batch: CLIMS needs image-level labels")
     masks = cams[picture, klass][:, None]
@@ -266,8 +268,9 @@ def similarities(
     """All similarities the losses need, with one call of CLIP's image encoder.
 
     encode: (N, 3, H, W) -> (N, D) unit vectors; class_text: (K, D) unit vectors; background_text:
-    (K, L, D) unit vectors, NaN rows where a class has fewer than L texts. Returns s_object (B, K),
-    s_rest (B, K), s_background (B, K, L); entries of absent classes are 0.5 and take no part.
+    (K, L, D) unit vectors, NaN rows where a class has fewer than L texts; the rest: see `cut_out`.
+    Returns s_object (B, K), s_rest (B, K), s_background (B, K, L); entries of absent classes are
+    0.5 and take no part.
     """
     objects, rests, picture, klass = cut_out(images, cams, labels, align_corners)
     features = _single(encode(torch.cat([objects, rests])))

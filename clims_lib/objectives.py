@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from clims_lib.backbones import MEAN, STD
 from clims_lib.clip_model import CLIP_MEAN, CLIP_STD, normalise_for_clip, resize_for_clip
+from clims_lib.devices import on_host
 from clims_lib.labels import IGNORE
 from clims_lib.losses import (
     COUNTS,
@@ -149,14 +150,15 @@ def clims_training_loss(
         images, labels, _ = batch
         cams = class_maps(model(images).float().sigmoid(), labels.shape[1])
         seen = normalise_for_clip(resize_for_clip(images, size, align_corners), *mean_and_std)
+        known = on_host(batch)[1]  # the labels once more, where they can be asked who is present
         measured = similarities(
-            encode, seen, cams, labels, class_text, background_text, align_corners
+            encode, seen, cams, known, class_text, background_text, align_corners
         )
         return clims_loss(
             *measured, cams, labels, weights=weights, cbs_threshold=cbs_threshold, forms=forms
         )
 
-    def count(batch: Batch) -> dict[str, Tensor | int]:
+    def count(batch: Batch) -> dict[str, Tensor | int | None]:
         labels, reductions = batch[1], dict(otm=forms.otm_btm, btm=forms.otm_btm, cbs=forms.cbs)
         return {name: COUNTS[reductions.get(name, "image_mean")](labels) for name in TERMS}
 
