@@ -150,7 +150,7 @@ def clims_training_loss(
         images, labels, _ = batch
         cams = class_maps(model(images).float().sigmoid(), labels.shape[1])
         seen = normalise_for_clip(resize_for_clip(images, size, align_corners), *mean_and_std)
-        known = on_host(batch)[1]  # the labels once more, where they can be asked who is present
+        known = on_host(batch)[1]  # the labels on the CPU: to ask a GPU would make it wait
         measured = similarities(
             encode, seen, cams, known, class_text, background_text, align_corners
         )
