@@ -64,7 +64,7 @@ def test_pictures_of_a_mask(small):
     mask = small.truth.clamp(max=6)
     plain, coloured, truth = cams.draw(small, None, mask, 1.0)
     assert plain.shape == coloured.shape == (3, 4, 3) and plain.dtype == coloured.dtype == np.uint8
-    assert plain.max() == 0 and coloured[0, 0].tolist() == [235, 137, 255]  # class 6
+    assert plain.max() == 0 and coloured[0, 0].tolist() == [39, 177, 137]  # class 6
     assert truth[0, 2].tolist() == [255, 255, 255]
     shown = cams.draw(small, torch.linspace(0, 1, 12).view(3, 4), mask, 0.0)
     assert all(pixels.max() == 0 for pixels in shown)  # opacity 0: the black picture alone

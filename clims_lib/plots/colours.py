@@ -87,7 +87,7 @@ def colours_of(names: Iterable[str], others: Sequence[str] = COLOURS) -> list[st
 # the white of 255, for full colour vision, protanopia and deuteranopia. The first six, MiniWorld's,
 # lie farther apart than all twenty can.
 _CLASSES = (
-    "#004EEB #EBB100 #B11462 #9D4E00 #27B189 #EB89FF #9D62FF #893B9D #C4629D #FF6276 "
+    "#004EEB #EBB100 #B11462 #9D4E00 #EB89FF #27B189 #9D62FF #893B9D #C4629D #FF6276 "
     "#279DC4 #FFFF00 #FF4E00 #89EBFF #14FFC4 #FF9DC4 #B1EB89 #147676 #279D27 #B14E4E"
 ).split()
 

@@ -26,9 +26,9 @@ STREAMS: tuple[dict[str, Any], ...] = (  # arrows, where two kinds of pictures s
 )
 _ROUND = "round,pad=0,rounding_size={}"
 BOX_KINDS: dict[str, dict[str, Any]] = {
-    "network": {"boxstyle": _ROUND.format(0.12), "fc": "#CFE4F3", "ec": "#0072B2"},
+    "network": {"boxstyle": _ROUND.format(0.12), "fc": "#BFDCF0", "ec": "#0072B2"},
     "frozen": {"boxstyle": _ROUND.format(0.12), "fc": "#EBEBEB", "ec": GREY, "ls": (0, (4, 2))},
-    "loss": {"boxstyle": _ROUND.format(0.18), "fc": "#FFE8BF", "ec": "#B34700"},
+    "loss": {"boxstyle": _ROUND.format(0.3), "fc": "#FFF0D6", "ec": "#B34700"},
     "step": {"boxstyle": "square,pad=0", "fc": "#FFFFFF", "ec": INK},
 }
 MEANING = {"network": "learns", "frozen": "frozen", "loss": "loss", "step": "no weights"}
@@ -92,7 +92,7 @@ class Board:
 
     def title(self, at: XY, words: str) -> None:
         """What a row is about, from a point to the right."""
-        self.text(at, words, NORMAL, ha="left", weight="bold")
+        self.text(at, words, NORMAL, ha="left", va="baseline", weight="bold")
 
     def note(self, words: str) -> None:
         """What the drawing is made of, small, in the lower right corner."""
@@ -110,6 +110,8 @@ class Board:
         """A box of a kind, `area` wide and high, with words in it; more: `text`'s keywords."""
         place = Place(at[0] - area[0] / 2, at[1] - area[1] / 2, *area)
         style = BOX_KINDS[kind] | {"lw": LINE, "zorder": 4}
+        if kind == "loss":  # no rounder than its ends allow
+            style["boxstyle"] = _ROUND.format(min(0.3, area[1] / 2))
         self.axis.add_patch(FancyBboxPatch(place[:2], *area, **style))
         self.text(at, words, **{"size": NORMAL} | more)
         return place
@@ -125,13 +127,17 @@ class Board:
         image.set_clip_on(False)
         self._keep_inches()
         self.rectangle(place[:2], (size, high), "none", zorder=5)
-        self._caption(place, words, above)
+        self.caption(place, words, above)
         return place
 
-    def _caption(self, place: Place, words: str, above: bool) -> None:
+    def caption(self, place: Place, words: str, above: bool = False) -> None:
+        """Words below or above a place; beside each other, captions share their baselines."""
+        lines, step = words.split("\n"), 0.17
         x, y = place.top() if above else place.bottom()
-        if words:
-            self.text((x, y + (0.06 if above else -0.06)), words, va="bottom" if above else "top")
+        first = y + 0.08 + step * (len(lines) - 1) if above else y - 0.18
+        for i, line in enumerate(lines):
+            if line:
+                self.text((x, first - step * i), line, va="baseline")
 
     def stack(
         self, at: XY, several: Sequence, size: float = 0.75, words: str = "", above: bool = False
@@ -147,7 +153,7 @@ class Board:
             self.axis.imshow(several[i], extent=extent, interpolation="nearest", zorder=depth)
             self.rectangle(corner, (size, size), "none", zorder=depth + 0.05)
         self._keep_inches()
-        self._caption(place, words, above)
+        self.caption(place, words, above)
         return place
 
     def line(self, *points: XY) -> None:

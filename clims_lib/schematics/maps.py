@@ -116,7 +116,7 @@ def puzzle() -> Figure:
         "of whole and joined maps, are the loss.",
     )
     high, middle, low = 2.8, 1.93, 1.06
-    x = evenly((1.05, 1.0, 1.05, 0.95, 2.1))
+    x = evenly((1.11, 1.0, 1.11, 0.95, 2.1))
     whole, apart = plots.heatmap(examples.leaking()), plots.heatmap(_seen_apart())
     image = board.tile((x[0], high), examples.scene().image, words="picture", above=True)
     cut = _tiles(board, (x[0], low), examples.scene().image, "its tiles")
@@ -152,13 +152,13 @@ def _seen_apart() -> np.ndarray:
 
 
 def _tiles(board: Board, at: XY, pixels: np.ndarray, words: str) -> Place:
-    """A picture (H, W, 3) in four tiles with gaps between them."""
-    half, size, gap = len(pixels) // 2, 0.48, 0.09
-    reach = (size + gap) / 2
+    """A picture (H, W, 3) in four tiles with gaps between them, in a frame."""
+    half, size, gap, whole = len(pixels) // 2, 0.45, 0.07, 1.11
+    corner = (at[0] - whole / 2, at[1] - whole / 2)
+    place = board.rectangle(corner, (whole, whole), "white", ec=GREY)
     for row, column in np.ndindex(2, 2):
         tile = pixels[row * half : (row + 1) * half, column * half : (column + 1) * half]
-        board.tile((at[0] + (2 * column - 1) * reach, at[1] + (1 - 2 * row) * reach), tile, size)
-    whole = 2 * size + gap
-    place = Place(at[0] - whole / 2, at[1] - whole / 2, whole, whole)
-    board.text((at[0], place.y - 0.06), words, va="top")
+        aside = (size + gap) / 2
+        board.tile((at[0] + (2 * column - 1) * aside, at[1] + (1 - 2 * row) * aside), tile, size)
+    board.caption(place, words)
     return place

@@ -77,7 +77,7 @@ def _sure(cam: np.ndarray) -> np.ndarray:
     return plots.coloured(labels.astype(np.uint8))
 
 
-def _affinities_here(values: Tensor, steps: list[tuple[int, int]], reach: int = 12) -> np.ndarray:
+def _affinities_here(values: Tensor, steps: list[tuple[int, int]], reach: int = 9) -> np.ndarray:
     """The surroundings of HERE in grey, and the affinities of its neighbours in colour."""
     row, column = HERE
     grey = F.avg_pool2d(examples.as_batch(), COARSE)[0].mean(0)
@@ -176,7 +176,7 @@ def cct() -> Figure:
     first = board.tile((x[4], lanes[0]), plots.coloured(boat.mask()), words="prediction")
     second = board.tile((x[4], lanes[1]), plots.coloured(mask), words="prediction")
     third = board.stack((x[4], lanes[2]), [plots.coloured(m) for m in others], words="predictions")
-    board.text((x[5], lanes[1] + 0.36), "main teaches", va="bottom")
+    board.text((x[5], lanes[1] + 0.36), "main decoder teaches", va="bottom")
     right = board.box((x[5], lanes[0]), "cross\nentropy", "loss", (1.2, 0.6))
     agree = board.box((x[5], lanes[1]), "consistency", "loss", (1.2, 0.6))
     weak = board.box((x[5], lanes[2]), "cross\nentropy", "loss", (1.2, 0.6))

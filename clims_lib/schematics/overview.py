@@ -46,7 +46,7 @@ def first_screen(
     _draw_pipeline(board, 3.25)
     size, gap = 0.87, 0.06
     for i, name in enumerate(SHOWN_CASES):
-        left = 0.15 + 3.015 * i
+        left = 0.15 + 2.985 * i
         board.title((left, 1.6), name)
         masks = [plots.overlay(pictures[i], row[i]) for row in rows[1:]]
         panels = zip((plots.picture(pictures[i]), *masks), ("picture", "CAM", "CLIMS"), strict=True)
@@ -109,7 +109,7 @@ def papermill() -> Figure:
     board.tile((done.right()[0] - 0.4, done.y + 0.34), examples.over(examples.tight()), 0.5)
     board.text((done.x + 0.2, done.y + 0.34), "IoU ...", ha="left", family="monospace")
     file = board.box((x[3], y), "metrics/\n03.json", area=(0.9, 0.6), size=SMALL)
-    board.text((x[3], file.y - 0.06), "what was\nmeasured", va="top")
+    board.caption(file, "what was\nmeasured")
     table = _table(board, (x[4], y))
     board.arrow(values.bottom(), mill.top())
     board.chain(source, mill, done)
@@ -136,7 +136,7 @@ def _page(board: Board, at: tuple[float, float], cells: Sequence, words: str) ->
         board.rectangle((page.x + 0.1, y), (1.75, 0.28), colour, ec=GREY)
         board.text((page.x + 0.17, y + 0.14), code, ha="left", family="monospace")
         board.text((page.x + 1.78, y + 0.14), tag, ha="right", style="italic")
-    board.text((at[0], page.y - 0.06), words, va="top")
+    board.caption(page, words)
     return page
 
 
@@ -150,5 +150,5 @@ def _table(board: Board, at: tuple[float, float]) -> Place:
         for x, align, word in columns:
             board.text((place.x + x, y), word, ha=align)
     board.line((place.x, place.y + 1.08), (place.right()[0], place.y + 1.08))
-    board.text((at[0], place.y - 0.06), "table of results", va="top")
+    board.caption(place, "table of results")
     return place
