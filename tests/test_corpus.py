@@ -12,10 +12,10 @@ from clims_lib import clip_model
 from clims_lib.artifacts import load_tensors
 from clims_lib.config import load_profile
 from clims_lib.stages import corpus
-from clims_lib.stages.clip import CaptionBatches
 from clims_lib.stages.corpus import THINGS, NounBatches, named_things, train_on_corpus
 from clims_lib.stages.methods import table_rows
 from clims_lib.stages.networks import load_network
+from clims_lib.stages.small_clip import CaptionBatches
 from clims_lib.stages.untrained import new_network
 from clims_lib.tower import ClipTower
 

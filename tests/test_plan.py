@@ -21,10 +21,11 @@ from clims_lib.data import download
 from clims_lib.data.splits import split_folder
 from clims_lib.results import budget, plan, readiness, steps
 from clims_lib.stage import NotMade, looking_only
-from clims_lib.stages.clip import learning_of_finetuning, strong_finetuning, untrained_clip
+from clims_lib.stages.clip import learning_of_finetuning, strong_finetuning
 from clims_lib.stages.fully_supervised import new_deeplab
 from clims_lib.stages.networks import learning_of, train_cam
 from clims_lib.stages.semi_supervised import new_cct
+from clims_lib.stages.small_clip import untrained_clip
 from clims_lib.stages.untrained import new_network
 
 FULL = load_profile("voc2012")

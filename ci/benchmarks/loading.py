@@ -72,11 +72,11 @@ def waiting() -> list[dict]:
 def waiting_of_clip(profile, steps: int = 150) -> dict:
     """The same of the small CLIP, whose views are cut and described anew for every step."""
     from clims_lib import clip_model
-    from clims_lib.stages import clip
+    from clims_lib.stages import small_clip
     from clims_lib.training import train
 
-    model, loss = clip.untrained_clip(profile), clip_model.contrastive_training_loss()
-    batches = clip.CaptionBatches(profile, profile.clip.batch)
+    model, loss = small_clip.untrained_clip(profile), clip_model.contrastive_training_loss()
+    batches = small_clip.CaptionBatches(profile, profile.clip.batch)
     for count in (3, steps):  # the first is to get warm
         timed = Timed(batches)
         optimiser, schedule = clip_model.clip_optimiser(model, count, profile.clip.lr)

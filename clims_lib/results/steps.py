@@ -19,13 +19,14 @@ from clims_lib.batches import augment
 from clims_lib.clip_model import CLIP, autocast
 from clims_lib.config import Profile
 from clims_lib.costs import Cost, Counter, counting
-from clims_lib.stages.clip import learning_of_clip, learning_of_finetuning, small_clip, texts_of
+from clims_lib.stages.clip import learning_of_finetuning, texts_of
 from clims_lib.stages.criterion import new_loss
 from clims_lib.stages.fully_supervised import learning_of_deeplab, new_deeplab
 from clims_lib.stages.maps import maps_by
 from clims_lib.stages.methods import METHODS, trainer_of
 from clims_lib.stages.networks import crops_of, learning_of
 from clims_lib.stages.semi_supervised import learning_of_cct, new_cct, normalise, perturbs
+from clims_lib.stages.small_clip import learning_of_clip, small_clip
 from clims_lib.stages.untrained import new_network, section_of
 from clims_lib.stages.walk import WALKS
 from clims_lib.stages.walk_ours import Ours, resize

@@ -29,9 +29,9 @@ from clims_lib.config import Profile
 from clims_lib.devices import device_of
 from clims_lib.miniworld.scene import CLASSES, GROUNDS, NOUNS
 from clims_lib.stage import make_once, resuming
-from clims_lib.stages.clip import CaptionBatches, small_clip
 from clims_lib.stages.first_weights import first_weights
 from clims_lib.stages.methods import METHODS
+from clims_lib.stages.small_clip import CaptionBatches, small_clip
 from clims_lib.stages.untrained import NETWORK, OF_CAM, code_of_network, new_network
 from clims_lib.training import train
 

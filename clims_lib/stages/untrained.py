@@ -11,9 +11,9 @@ from clims_lib.config import Profile
 from clims_lib.objectives import NORMALISATIONS
 from clims_lib.settings import Cam, Clims, Puzzle
 from clims_lib.stage import value_of
-from clims_lib.stages.clip import untrained_clip
 from clims_lib.stages.first_weights import load_first_weights
 from clims_lib.stages.methods import METHODS
+from clims_lib.stages.small_clip import untrained_clip
 from clims_lib.tower import ClipTower
 
 # What `new_network` reads.
