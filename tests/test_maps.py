@@ -11,7 +11,8 @@ from clims_lib.metrics import confusion
 from clims_lib.seeds import cam_to_mask
 from clims_lib.stages import maps
 from clims_lib.stages.cams import compute_cams, make_cams, train_maps
-from clims_lib.stages.maps import enlarge, groups, read_cam, write_cam
+from clims_lib.stages.grouped import Group, groups
+from clims_lib.stages.maps import enlarge, read_cam, write_cam
 
 
 def test_numpy_alone_reads_a_file(tmp_path):
@@ -102,7 +103,7 @@ def test_groups_are_the_split_in_order(small_voc):
 
 
 def test_masks_get_the_labels_of_their_classes():
-    part = maps.Group(
+    part = Group(
         [0],
         torch.zeros(1, 3, 2, 2),
         torch.tensor([3, 7]),

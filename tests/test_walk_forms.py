@@ -17,7 +17,8 @@ from clims_lib.data.voc import read_mask
 from clims_lib.seeds import cam_to_mask, normalise_cam
 from clims_lib.stages import sure_labels, walk, walk_released
 from clims_lib.stages.cams import compute_cams, make_cams
-from clims_lib.stages.maps import groups, network_cams, read_small
+from clims_lib.stages.grouped import groups
+from clims_lib.stages.maps import network_cams, read_small
 from clims_lib.stages.masks import choose_threshold, make_pseudo_masks, threshold_scores
 from clims_lib.stages.networks import train_cam
 from clims_lib.stages.untrained import new_network

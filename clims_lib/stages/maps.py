@@ -1,4 +1,4 @@
-"""Activation maps on disk: a trained network's, and pictures grouped with their maps.
+"""Activation maps on disk: a trained network's, and what a CRF makes of them.
 
 One <name>.npz a picture holds `classes` (uint8, n: the present classes' labels, from 1) and `maps`
 (float16, n x h x w: their activations before normalisation, one value for inference.stride
@@ -8,8 +8,7 @@ number, and an interrupted run goes on with the pictures that it lacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,58 +200,6 @@ def enlarge(maps: Tensor, stride: int) -> Tensor:
         return maps.new_zeros(*maps.shape[:-2], *size)
     larger = F.interpolate(flat, size, mode="bilinear", align_corners=False)
     return larger.view(*maps.shape[:-2], *size)
-
-
-@dataclass
-class Group:
-    """Pictures of one size with the maps of the n classes that are in any of them.
-
-    some: the B pictures' numbers in the split; images uint8 (B, 3, H, W); classes int64 (n,):
-    labels from 1; cams float32 (B, n, H, W), 0 where a class is absent; label (B, n): 1 where it is
-    present.
-    """
-
-    some: list[int]
-    images: Tensor
-    classes: Tensor
-    cams: Tensor
-    label: Tensor
-
-    def labels_of(self, masks: Tensor) -> Tensor:
-        """Masks 0..n of `cam_to_mask` or a CRF -> the data set's labels, uint8."""
-        return torch.cat([torch.zeros(1), self.classes]).to(torch.uint8)[masks.long()]
-
-
-def groups(
-    profile: Profile, folder: Path, split: str, chosen: Sequence[int] | None = None
-) -> Iterator[Group]:
-    """A split's pictures, or the chosen ones, with their maps from a folder of `make_cams`.
-
-    chosen: their numbers. Small pictures of one size go together, large ones one by one: then a CRF
-    spends time on the classes of that picture alone.
-    """
-    names, sizes = open_split(profile, split).names, read_sizes(profile, split).tolist()
-    images, labels, start = read_images(profile, split), read_labels(profile, split), 0
-    todo = range(len(names)) if chosen is None else chosen
-    while start < len(todo):
-        height, width = sizes[todo[start]]
-        most = start + max(1, GROUP_PIXELS // (height * width))
-        end = start + 1
-        while end < min(most, len(todo)) and sizes[todo[end]] == [height, width]:
-            end += 1
-        some, start = list(todo[start:end]), end
-        present = labels[some].any(0).nonzero()[:, 0]
-        if not len(present):
-            present = torch.zeros(1, dtype=torch.long)  # a map of zeros: all background
-        cams = torch.zeros(len(some), len(present), height, width)
-        for row, i in enumerate(some):
-            classes, maps = read_cam(
-                folder / f"{names[i]}.npz", (height, width), profile.inference.stride
-            )
-            cams[row, torch.searchsorted(present, classes - 1)] = maps
-        yield Group(
-            some, images[some, :, :height, :width], present + 1, cams, labels[some][:, present]
-        )
 
 
 CRF_SETTINGS = (

@@ -27,7 +27,8 @@ from clims_lib.data.voc import write_mask
 from clims_lib.metrics import IGNORE
 from clims_lib.stage import make_once
 from clims_lib.stages.cams import made_from, make_cams
-from clims_lib.stages.maps import REFINING, groups, looked_at, refine
+from clims_lib.stages.grouped import groups
+from clims_lib.stages.maps import REFINING, looked_at, refine
 from clims_lib.stages.methods import activation_of, row_of
 
 

@@ -20,7 +20,8 @@ from clims_lib.devices import device_of
 from clims_lib.metrics import IGNORE
 from clims_lib.seeds import cam_to_mask, normalise_cam, sure_mask
 from clims_lib.stage import make_once
-from clims_lib.stages.maps import Group, from_network, groups, looked_at, network_cams, refine
+from clims_lib.stages.grouped import Group, groups
+from clims_lib.stages.maps import from_network, looked_at, network_cams, refine
 
 
 def refined_maps(profile: Profile, part: Group) -> Tensor:
