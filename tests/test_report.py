@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
 
-from clims_lib.results.report import beside_the_paper, render_report, save_figure
+from clims_lib.results.paper import beside_the_paper
+from clims_lib.results.report import render_report, save_figure
 
 
 def row(method, miou, seed=0, **more):
