@@ -20,7 +20,8 @@ try:
 except ImportError as error:
     raise RuntimeError("Sphinx is missing; python -m pip install -e '.[book]' brings it") from error
 
-FOUNDATIONS = ("config", "settings", "artifacts", "stage", "sources", "devices", "labels")
+FOUNDATIONS = ("config", "settings", "settings_masks", "artifacts", "stage", "sources", "devices")
+FOUNDATIONS += ("labels",)
 # (title, words, folder, modules that a reader begins with), in the order to read them.
 ROOMS = (
     (

@@ -2,8 +2,8 @@
 
 A profile may say `extends = "mini"` (a name in `profiles/`, or the path of a .toml from its own
 folder; of a list the later ones go over the earlier ones) and then holds only what differs. A new
-setting is one line in a dataclass of settings.py and one line in mini.toml and in
-common/voc2012.toml, which the others extend.
+setting is one line in a dataclass of settings.py or settings_masks.py, and one line in mini.toml
+and in common/voc2012.toml, which the others extend.
 """
 
 import dataclasses
@@ -20,22 +20,17 @@ from typing import Any, Literal
 from clims_lib.settings import (
     Augment,
     Cam,
-    Cct,
     Clims,
     Clip,
     Compute,
-    Crf,
     Data,
-    Deeplab,
     Finetune,
     FrozenDict,
-    Inference,
     Losses,
     Prompts,
-    Pseudo,
     Puzzle,
-    Walk,
 )
+from clims_lib.settings_masks import Cct, Crf, Deeplab, Inference, Pseudo, Walk
 
 PROFILES = Path(__file__).parent / "profiles"
 # Relative paths in a profile count from the checkout, so that a notebook started in notebooks/

@@ -27,6 +27,7 @@ PLUMBING = {
     "config",
     "devices",
     "settings",
+    "settings_masks",
     "sources",
     "stage",
     "stages.methods",

@@ -24,7 +24,16 @@ ROOMS = {
     "stages": ("stages",),  # settings, disk and pieces together
     "data": ("data", "miniworld"),  # pictures and masks on disk; knows the pieces' 255 and fill
     "pieces": (),  # the method: tensors in, tensors out; no disk, so nothing of data
-    "foundations": ("config", "settings", "artifacts", "stage", "sources", "devices", "labels"),
+    "foundations": (
+        "config",
+        "settings",
+        "settings_masks",
+        "artifacts",
+        "stage",
+        "sources",
+        "devices",
+        "labels",
+    ),
 }
 Imports = dict[str, dict[str, set[str]]]  # {module: {module it imports from: names imported}}
 

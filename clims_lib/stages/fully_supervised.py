@@ -24,7 +24,7 @@ from clims_lib.data.splits import read_sizes, read_split, split_folder
 from clims_lib.devices import device_of, explains_out_of_memory
 from clims_lib.objectives import mask_loss
 from clims_lib.optimisers import head_and_body, new_optimiser, new_schedule
-from clims_lib.settings import DenseCrf
+from clims_lib.settings_masks import DenseCrf
 from clims_lib.stage import make_once, resuming
 from clims_lib.stages.encoders import encoder_settings, load_start, new_encoder, start_inputs
 from clims_lib.stages.masks import make_pseudo_masks, read_folder
