@@ -70,11 +70,12 @@ def train_on_corpus(profile: Profile, method: str) -> Path:
     no caption names.
     """
     entry, settings, device = METHODS[method], small_clip(profile), device_of(profile)
-    unknown = [name for name in profile.data.classes if name not in CLASSES]
-    if unknown:
-        raise ValueError(f"no caption names {', '.join(unknown)}: {method} is for {CLASSES} only")
 
     def make(folder: Path) -> None:
+        unknown = [name for name in profile.data.classes if name not in CLASSES]
+        if unknown:
+            said = ", ".join(unknown)
+            raise ValueError(f"no caption names {said}: {method} is for {CLASSES} only")
         model = new_network(profile, method, len(THINGS)).to(device)
         model = model.to(memory_format=torch.channels_last)
         optimiser, schedule = clip_model.clip_optimiser(model, settings.steps, settings.lr)
