@@ -201,6 +201,12 @@ def other(name, value):
         return repr(value + 1 if name == "walk.radius" else 2 * value)
     if name.endswith(".resize"):  # the lowest and the highest
         return json.dumps([value[0], value[1] + 0.125])
+    if name == "data.classes":  # others would need texts of their own
+        return json.dumps([*value[1:], value[0]])
+    if name == "losses.background":
+        return json.dumps([*value[:-1], f"{value[-1]}, zebra"])
+    if name == "losses.clamped":
+        return json.dumps(value[:-1] or ["otm"])
     if name == "data.evaluated":
         return '["val"]' if len(value) > 1 else '["val", "train"]'
     if choices := choices_of(name):
