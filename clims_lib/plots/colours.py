@@ -22,6 +22,9 @@ _FAMILIES: dict[str, dict[str, float]] = {  # colour: {method: -1 black ... 1 wh
         "cam": 0,
         "cam_longer": 0.35,
         "cam_area": 0.6,
+        "cam_corpus": 0.17,
+        "cam_corpus_train": 0.47,
+        "cam_corpus_tower": 0.75,
         "cam_walk": -0.2,
         "cam_crf": -0.4,
         "cam_walk_crf": -0.6,
@@ -46,13 +49,20 @@ _FAMILIES: dict[str, dict[str, float]] = {  # colour: {method: -1 black ... 1 wh
     },
     "#009E73": {
         "supervised": 0.65,
+        "supervised_scratch": 0.82,
         "pseudo_only": 0.35,
         "cct": 0,
+        "cct_longer": 0.17,
         "cct_cam": -0.25,
         "cct_clims": -0.45,
     },
-    "#56B4E9": {"deeplab_cam": 0.3, "deeplab_clims": 0},
-    "#000000": {"full_masks": 0},
+    "#56B4E9": {
+        "deeplab_clims": 0,
+        "deeplab_clims_longer": -0.3,
+        "deeplab_cam": 0.3,
+        "deeplab_cam_longer": 0.5,
+    },
+    "#000000": {"full_masks": 0, "full_masks_crf": 0.35},
 }
 
 
@@ -74,13 +84,20 @@ def colours_of(names: Iterable[str], others: Sequence[str] = COLOURS) -> list[st
     """A colour for each name of a chart: "#RRGGBB".
 
     Rows of the results ("clims_crf") and their titles ("CLIMS + CRF", "PuzzleCAM") have the
-    method's; beside them other names are NEUTRAL. A chart without any method goes through `others`.
+    method's; a row that METHOD_COLOURS lacks has that of the method its name begins with. Beside
+    them other names are NEUTRAL. A chart without any method goes through `others`.
     """
-    words = [re.sub(r"[^a-z]+", "_", name.lower()).strip("_") for name in names]
-    found = [METHOD_COLOURS.get(word.replace("puzzlecam", "puzzle_cam")) for word in words]
+    found = [_method_colour(name) for name in names]
     if not any(found):
         return [others[i % len(others)] for i in range(len(found))]
     return [colour or NEUTRAL for colour in found]
+
+
+def _method_colour(name: str) -> str | None:
+    words = re.sub(r"[^a-z]+", "_", name.lower()).strip("_").replace("puzzlecam", "puzzle_cam")
+    begins = [method for method in METHOD_COLOURS if name.startswith(f"{method}_")]
+    nearest = max(begins, key=len, default=words)
+    return METHOD_COLOURS.get(words, METHOD_COLOURS.get(nearest))
 
 
 # Of the classes 1..20 on black, found by a search for the largest distance between any two, and to
