@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from clims_lib.random_walk import affinity_loss, inner, pairs, random_walk, shift
 
-Step = tuple[int, int]
-Paths = dict[Step, list[Step]]
+Offset = tuple[int, int]
+Paths = dict[Offset, list[Offset]]
 Parts = tuple[Tensor, dict[str, Tensor]]  # a loss and its parts by name
 
 
@@ -84,7 +84,7 @@ def walk_to_edges(
 
 
 def displacement_loss(
-    field: Tensor, labels: Tensor, steps: Sequence[Step], border: int = 0
+    field: Tensor, labels: Tensor, steps: Sequence[Offset], border: int = 0
 ) -> Tensor:
     """How far near displacements are from pointing to one middle: L_fg / 2 + L_bg / 2.
 
