@@ -21,7 +21,7 @@ except ImportError as error:
     raise RuntimeError("Sphinx is missing; python -m pip install -e '.[book]' brings it") from error
 
 FOUNDATIONS = ("config", "settings", "settings_masks", "artifacts", "stage", "sources", "devices")
-FOUNDATIONS += ("labels",)
+FOUNDATIONS += ("typed_toml", "labels")
 # (title, words, folder, modules that a reader begins with), in the order to read them.
 ROOMS = (
     (

@@ -28,6 +28,7 @@ PLUMBING = {
     "devices",
     "settings",
     "settings_masks",
+    "typed_toml",
     "sources",
     "stage",
     "stages.methods",

@@ -28,6 +28,7 @@ ROOMS = {
         "config",
         "settings",
         "settings_masks",
+        "typed_toml",
         "artifacts",
         "stage",
         "sources",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clims_lib import config
+from clims_lib import typed_toml
 from clims_lib.config import load_profile
 from clims_lib.data.voc import VOCFolder, read_mask
 
@@ -143,7 +143,7 @@ def take_photographs(folder) -> None:
 def test_own_photographs_become_a_data_set(guide, tmp_path, monkeypatch, capsys):
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `sample` is not installed")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config, "ROOT", tmp_path)
+    monkeypatch.setattr(typed_toml, "ROOT", tmp_path)
     take_photographs(tmp_path / "data/mine/photos")
     convert, read, stage = blocks(guide, "python")[-3:]
     (mine,) = blocks(guide, "toml")
