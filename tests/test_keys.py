@@ -29,7 +29,7 @@ from clims_lib import sources, stage
 from clims_lib.artifacts import folder_of, key_of
 from clims_lib.config import Profile, load_profile
 from clims_lib.data import splits
-from clims_lib.stages import cams, clip, masks, measures, methods
+from clims_lib.stages import cams, clip, counts, masks, measures, methods
 
 PROFILES = (
     *("mini", "tiny", "voc2012", "voc2012_release", "voc2012_sample"),
@@ -153,7 +153,7 @@ def fake_data(patch):
     for name, fake in (("open_split", open_split), ("contents", contents)):
         for module in [m for m in library() if hasattr(m, name)]:
             patch.setattr(module, name, fake)
-    for module in (splits, measures):
+    for module in (splits, measures, counts):
         patch.setattr(module, "make_data", lambda profile: Path("nowhere"))
 
 
@@ -309,17 +309,22 @@ def test_what_a_setting_must_and_must_not_change(dry):
     walks = {"crop", "resize", "weight_decay", "training_radius", "displacement_lr_factor"}
     elsewhere = {f"deeplab.crf.{name}" for name in crf} | {f"walk.{name}" for name in walks}
     assert idle == of_other_choices | elsewhere
-    assert {"clims_walk"} <= weights_of(found["walk.form"]) < {
-        "clims_walk", "cct_clims", "deeplab_clims", "pseudo_only"}  # fmt: skip
+    learned = {"cct_clims", "deeplab_clims", "deeplab_clims_longer", "pseudo_only"}
+    assert {"clims_walk"} <= weights_of(found["walk.form"]) < {"clims_walk"} | learned
     assert {n.split("/")[1].partition("_longer")[0] for n in found["cam.longer_epochs"]} == {"cam"}
     weights = {name: weights_of(names) for name, names in found.items()}
     assert weights["cam.area_weight"] == {"cam_area"}
-    assert weights["crf.chosen_on"] == {"cct_clims", "deeplab_clims", "pseudo_only"}  # by the masks
-    assert weights["cct.steps"] == {"supervised", "pseudo_only", "cct", "cct_clims"}
+    assert weights["crf.chosen_on"] == learned  # by the masks
+    cct = {"supervised", "supervised_scratch", "pseudo_only", "cct", "cct_longer", "cct_clims"}
+    assert weights["cct.steps"] == cct
+    assert cct - weights["cam.epochs"] == {"supervised_scratch"}  # it starts from no CAM
+    assert weights["clip.text_width"] >= {"cam_corpus_tower"}  # whose first weights are CLIP's
+    assert weights["clip.cutouts.hole"] >= {"cam_corpus", "cam_corpus_train", "clims"}
+    assert not {"cam_corpus", "cam"} & weights["clip.text_width"]
     assert weights["inference.batch"] == weights["inference.thresholds"] == set()
     assert "clip" in weights["data.size"]
     assert {"cct", "deeplab_clims"} <= own["compute.accumulate"] - own["compute.optimiser"]
-    assert weights["cct.unsupervised_weight"] == {"cct", "cct_clims"}
+    assert weights["cct.unsupervised_weight"] == {"cct", "cct_longer", "cct_clims"}
     unused = ("cct.base", "cct.vat_xi", "cct.cutout_rule", "deeplab.pyramid")
     assert not any(weights[name] for name in unused)
     assert "clims_no_otm" in weights["losses.weights.btm"] and "cam" not in weights[
@@ -448,10 +453,11 @@ def test_every_piece_of_code_changes_the_keys_of_what_runs_it(dry, monkeypatch):
     found = {piece: changed(b, a) for piece, b, a in lines}
     weights = {piece: weights_of(names) for piece, names in found.items()}
     clims = {"clims", "clims_no_otm", "clims_no_btm", "clims_no_cbs", "clims_no_reg"}
-    learned = {"clims_walk", "pseudo_only", "cct_clims", "deeplab_clims"}
+    learned = {"clims_walk", "pseudo_only", "cct_clims", "deeplab_clims", "deeplab_clims_longer"}
     assert weights["losses.btm_loss"] == clims | learned
     assert weights["objectives.puzzle_loss"] == {"puzzle_cam"}
-    assert weights["cct.consistency"] == {"supervised", "pseudo_only", "cct", "cct_clims"}
+    cct = {"supervised", "supervised_scratch", "pseudo_only", "cct", "cct_longer", "cct_clims"}
+    assert weights["cct.consistency"] == cct
     for piece in (
         "plots.panels.gallery",
         "devices.device_of",
