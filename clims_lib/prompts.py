@@ -75,7 +75,10 @@ def background_texts(
         )
     missing = [name for name in classes if name not in table]
     if missing and complete:
-        raise ValueError(f"background texts are missing for {', '.join(missing)}")
+        raise ValueError(
+            f"background texts are missing for {', '.join(missing)}: give some, or let classes be "
+            "without (losses.every_class=false)"
+        )
     return [class_texts(table.get(name, ()), template) for name in classes]
 
 

@@ -120,4 +120,5 @@ def test_only_drawn_worlds_have_a_corpus(tiny):
     with pytest.raises(ValueError, match="section \\[clip\\]"):
         train_on_corpus(load_profile("voc2012"), "cam_corpus")
     with pytest.raises(ValueError, match="no caption names camel"):
-        train_on_corpus(tiny('data.classes=["cow", "camel"]'), "cam_corpus")
+        camels = ['data.classes=["cow", "camel"]', 'losses.background=["cow: grass"]']
+        train_on_corpus(tiny(*camels), "cam_corpus")

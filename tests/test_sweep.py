@@ -65,11 +65,12 @@ def toy(tmp_path):
 
 
 def test_a_grid_is_every_combination(toy):
+    others = [t for t in load_profile("tiny").losses.background if not t.startswith("boat")]
+    water, sea = ["boat: water", *others], ['boat: "sea"', *others]
     runs = toy.plan(
         "SEED = [0, 1]\nlosses.weights.cbs = [0, 8.0]\n"
-        '"losses.background" = [["boat: water"], ["boat: \\"sea\\""]]\nWORD = ["a b"]'
+        f'"losses.background" = {json.dumps([water, sea])}\nWORD = ["a b"]'
     )
-    water, sea = ["boat: water"], ['boat: "sea"']
     assert [tuple(run["values"].values()) for run in runs.values()] == [
         (0, 0, water, "a b"),
         (0, 0, sea, "a b"),
