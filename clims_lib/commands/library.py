@@ -111,10 +111,12 @@ def segment(parser: argparse.ArgumentParser) -> Callable:
 
     def run(method: str, profile: str, overrides: list[str], split: str) -> None:
         from clims_lib.stages.checks import check
+        from clims_lib.stages.methods import needs_clip
         from clims_lib.stages.segmentations import make_segmentations
 
         settings = load_profile(profile, overrides)
-        check(settings)
+        if needs_clip(settings, method):  # what learns without CLIP runs where it is absent
+            check(settings)
         print(make_segmentations(settings, method, split))
 
     return run
