@@ -111,10 +111,11 @@ def segment(parser: argparse.ArgumentParser) -> Callable:
 
     def run(method: str, profile: str, overrides: list[str], split: str) -> None:
         from clims_lib.stages.checks import check
-        from clims_lib.stages.methods import needs_clip
+        from clims_lib.stages.methods import needs_clip, trainer_of
         from clims_lib.stages.segmentations import make_segmentations
 
         settings = load_profile(profile, overrides)
+        trainer_of(settings, method)  # a name that is none is refused
         if needs_clip(settings, method):  # what learns without CLIP runs where it is absent
             check(settings)
         print(make_segmentations(settings, method, split))
