@@ -97,7 +97,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="seeds at a time (default: 2)")
     options = parser.parse_args()
 
-    done = measure_seeds("mini", options.seeds, options.jobs, measure)
+    done = measure_seeds("mini", options.seeds, options.jobs, (measure,))
     if len(done) < len(options.seeds):
         return 1
     table: dict = {

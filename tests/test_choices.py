@@ -1,10 +1,16 @@
 """The table of choices: differences by hand, and settings that the profile takes."""
 
+import sys
+
+import choices
 import pytest
+import run_results
 from choices import CHOICES, SETTINGS
 
+from clims_lib.artifacts import read_json
 from clims_lib.config import load_profile
 from clims_lib.results.choices import PATH, against_mini, read_choices
+from clims_lib.stages import measures
 
 
 def row(method, seed, miou, leak, split="test"):
@@ -49,3 +55,25 @@ def test_the_committed_table_has_every_choice_and_seed():
     broken = {one["method"] for one in table["broken"]}
     assert {r["method"] for r in table["rows"]} | broken == set(SETTINGS)
     assert len({r["seed"] for r in table["rows"]}) >= 3
+
+
+def test_a_training_that_breaks_is_told_and_the_others_are_in_the_table(monkeypatch, tmp_path):
+    def here(tasks, jobs, title):  # in this process, where the fake below is known
+        return {key: function(*given, 1) for key, (function, *given) in tasks.items()}
+
+    def measure(profile, name):
+        if profile.losses.clamped == () and profile.seed == 1:
+            raise FloatingPointError("the loss is nan in step 3\nand more")
+        return [row(name, profile.seed, 0.5, 0.1)]
+
+    monkeypatch.setattr(run_results, "side_by_side", here)
+    monkeypatch.setattr(measures, "measure", measure)
+    monkeypatch.setattr(choices, "PATH", tmp_path / "table.json")
+    monkeypatch.setattr(sys, "argv", ["choices.py", "--seeds", "0", "1"])
+    assert choices.main() == 0
+    table = read_json(tmp_path / "table.json")
+    assert table["broken"] == [
+        {"seed": 1, "method": "no clamp", "error": "the loss is nan in step 3"}
+    ]
+    measured = {(r["method"], r["seed"]) for r in table["rows"]}
+    assert measured == {(n, s) for n in SETTINGS for s in (0, 1)} - {("no clamp", 1)}
