@@ -32,7 +32,7 @@ def run(profile: str, seeds: list[int], jobs: int | None = None, out: Path | Non
     jobs: parts of the table at a time, 2 by default; out: data/results/<profile>.json by default.
     """
     settings = load_profile(profile)
-    check(settings)
+    check(settings, row="clims")
     measured = measure_seeds(profile, seeds, jobs or min(2, CORES))
     if len(measured) < len(seeds):  # fewer seeds would be half true
         return 1

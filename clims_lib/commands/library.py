@@ -89,7 +89,7 @@ def train(parser: argparse.ArgumentParser) -> Callable:
         from clims_lib.stages.checks import check
 
         settings = load_profile(profile, overrides)
-        check(settings, segmenters=False)
+        check(settings, segmenters=False, row=method)
         print(train_here(settings, method))
 
     return run
@@ -111,13 +111,12 @@ def segment(parser: argparse.ArgumentParser) -> Callable:
 
     def run(method: str, profile: str, overrides: list[str], split: str) -> None:
         from clims_lib.stages.checks import check
-        from clims_lib.stages.methods import needs_clip, trainer_of
+        from clims_lib.stages.methods import trainer_of
         from clims_lib.stages.segmentations import make_segmentations
 
         settings = load_profile(profile, overrides)
         trainer_of(settings, method)  # a name that is none is refused
-        if needs_clip(settings, method):  # what learns without CLIP runs where it is absent
-            check(settings)
+        check(settings, row=method)
         print(make_segmentations(settings, method, split))
 
     return run

@@ -12,30 +12,31 @@ from dataclasses import replace
 import torch
 
 from clims_lib.config import Profile
-from clims_lib.stages.clip import check_checkpoint
+from clims_lib.stages.clip import check_checkpoint, find_clip
 from clims_lib.stages.criterion import check_losses
 from clims_lib.stages.encoders import check_start
 from clims_lib.stages.first_weights import fitting, imagenet_of
 from clims_lib.stages.fully_supervised import new_deeplab
-from clims_lib.stages.methods import row_of
+from clims_lib.stages.methods import needs_clip, row_of
 from clims_lib.stages.networks import crops_of, new_network
 from clims_lib.stages.semi_supervised import check_auxiliary, new_cct
 
 
-def check(profile: Profile, segmenters: bool = True) -> None:
+def check(profile: Profile, segmenters: bool = True, row: str = "") -> None:
     """Raise ValueError with all of `misfits`, a line each."""
-    if found := misfits(profile, segmenters):
+    if found := misfits(profile, segmenters, row):
         raise ValueError("\n  ".join([f"{profile.name} does not fit together:", *found]))
 
 
-def misfits(profile: Profile, segmenters: bool = True) -> list[str]:
+def misfits(profile: Profile, segmenters: bool = True, row: str = "") -> list[str]:
     """Why a run would stop, and what to choose instead; [] where all fits together.
 
-    segmenters: look at CCT, DeepLab and their pseudo masks, too. Weights that are only not
-    downloaded yet are results.readiness's.
+    segmenters: look at CCT, DeepLab and their pseudo masks, too. row: what is to be made; the CLIP
+    that it needs must be here. Other weights that are not downloaded yet are results.readiness's.
     """
     found: dict[str, None] = {}
-    for look in (*OF_MAPS, *OF_MASKS * segmenters):
+    wanted = profile.clip_checkpoint and row and needs_clip(profile, row)
+    for look in (*OF_MAPS, *OF_MASKS * segmenters, *(find_clip,) * bool(wanted)):
         try:
             look(profile)
         except (ValueError, FileNotFoundError) as error:
@@ -74,7 +75,7 @@ def _check_segmenters(profile: Profile) -> None:
         new_deeplab(profile)
 
 
-Look = Callable[[Profile], None]
+Look = Callable[[Profile], object]
 OF_MAPS: tuple[Look, ...] = (check_losses, _check_network, check_checkpoint, _check_tiles)
 OF_MASKS: tuple[Look, ...] = (
     _check_pseudo,

@@ -80,8 +80,12 @@ def find_clip(profile: Profile) -> Path:
 
 
 def check_checkpoint(profile: Profile) -> None:
-    """Raise FileNotFoundError where clip_checkpoint is neither a file nor a CLIP to download."""
-    if profile.clip_checkpoint and profile.clip_checkpoint not in SOURCES:
+    """Raise FileNotFoundError where clip_checkpoint names neither a file nor a CLIP to download.
+
+    A file may be absent, as a CLIP not downloaded yet: what needs none is made without (`missing`).
+    """
+    name = profile.clip_checkpoint
+    if name and name not in SOURCES and not Path(name).suffix:
         find_clip(profile)
 
 
