@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,6 +117,25 @@ def small_clip(seed=0, resolution=32):
         context_length=20,
         seed=seed,
     )
+
+
+@contextmanager
+def interrupted_training(monkeypatch, module, step):
+    """Within it `module.train` saves after every step, and is interrupted as soon as `step` is."""
+    train = module.train
+
+    def breaks(*given, save, **how):
+        def stop(state):
+            save(state)
+            if state["step"] == step:
+                raise KeyboardInterrupt
+
+        train(*given, save=stop, save_every=0.0, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def micro_batches_of_all(batch, accumulate, size, loss, model):

@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 import torch
-from conftest import small_clip
+from conftest import interrupted_training, small_clip
 from torch import nn
 
 from clims_lib import clip_model
@@ -95,20 +95,9 @@ def test_the_heads_of_the_objects_are_kept(tiny, monkeypatch, method):
 
 def test_an_interrupted_classifier_ends_in_the_same_weights(tiny, monkeypatch, tmp_path):
     first = load_tensors(train_on_corpus(tiny(), "cam_corpus") / "weights.safetensors")
-    other, train = tiny(f"outputs={tmp_path}/other"), corpus.train
-
-    def breaks(*given, save, **how):
-        def stop(state):
-            save(state)
-            if state["step"] == 2:
-                raise KeyboardInterrupt
-
-        train(*given, save=stop, save_every=0.0, **how)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(corpus, "train", breaks)
-        with pytest.raises(KeyboardInterrupt):
-            train_on_corpus(other, "cam_corpus")
+    other = tiny(f"outputs={tmp_path}/other")
+    with interrupted_training(monkeypatch, corpus, step=2):
+        train_on_corpus(other, "cam_corpus")
     second = load_tensors(train_on_corpus(other, "cam_corpus") / "weights.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import profile_of
+from conftest import interrupted_training, profile_of
 from torch import nn
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiler
@@ -267,19 +267,8 @@ def test_whats_there_is_seen_and_nothing_is_made(small_voc, monkeypatch):
         assert make().name.startswith(folder.partition("/")[2])
     assert look("splits") == "finished" and look("cam") == "absent"
 
-    train = training.train
-
-    def stop(*given, save, **how):
-        def save_once(state):
-            save(state)
-            raise KeyboardInterrupt
-
-        train(*given, save=save_once, save_every=0.0, **how)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "train", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train_cam(profile, "cam")
+    with interrupted_training(monkeypatch, training, step=1):
+        train_cam(profile, "cam")
     assert look("cam") == "step 1"
     train_cam(profile, "cam")
     assert look("cam") == "finished" and look("maps of cam") == "absent"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import profile_of
+from conftest import interrupted_training, profile_of
 from test_golden_cct import THEIR_NAMES
 
 from clims_lib.artifacts import load_tensors, read_json, read_manifest
@@ -148,20 +148,8 @@ def test_the_release_trains_and_goes_on_to_the_same_weights(small_voc, method, m
     whole = profile_of(small_voc, *settings)
     first = load_tensors(train_cct(whole, method) / "weights.safetensors")
     other = profile_of(small_voc, *settings, f'outputs="{small_voc.parent}/other"')
-    train = semi_supervised.train
-
-    def breaks(*given, save, **how):
-        def stop(state):
-            save(state)
-            if state["step"] == 2:
-                raise KeyboardInterrupt
-
-        train(*given, save=stop, save_every=0.0, **how)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(semi_supervised, "train", breaks)
-        with pytest.raises(KeyboardInterrupt):
-            train_cct(other, method)
+    with interrupted_training(monkeypatch, semi_supervised, step=2):
+        train_cct(other, method)
     second = load_tensors(train_cct(other, method) / "weights.safetensors")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -53,13 +53,6 @@ def leak_counts(
     return found
 
 
-def leaks(profile: Profile, split: str, prediction: Tensor, truth: Tensor) -> dict[str, float]:
-    """Leak rates: the shares, over all pictures, of what `leak_counts` counts."""
-    counts = leak_counts(profile, split, prediction, truth)
-    sums = {pair: found.sum(0).tolist() for pair, found in counts.items()}
-    return {pair: labelled / max(1, total) for pair, (labelled, total) in sums.items()}
-
-
 def _around_leak(prediction: Tensor, truth: Tensor, k: int, reach: int) -> Tensor:
     found = []
     for mask, real in zip(prediction, truth, strict=True):
