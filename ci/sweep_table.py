@@ -18,6 +18,7 @@ from typing import Any
 from clims_lib import oracle
 from clims_lib.artifacts import atomic_path, read_json
 from clims_lib.config import did_you_mean
+from clims_lib.results.tables import scores_of_row
 
 RUN, RESULTS, FAILED = "run.json", "results.json", "failed.json"  # in a run's folder
 ABOUT = ("status", "seconds", "error", "notebook", "split", "commit")
@@ -81,7 +82,7 @@ def scores_of(results: dict, split: str) -> dict[str, float]:
     found = {}
     for row in results["rows"]:
         if row["split"] == split:
-            scores = {"miou": row["miou"]} | row.get("iou", {}) | (row.get("leak") or {})
+            scores = scores_of_row(row)
             found |= {f"{row['method']}.{name}": score for name, score in scores.items()}
     for row in results["zero_shot"]:
         if row["split"] == split:

@@ -20,6 +20,7 @@ from clims_lib.results.plan import (
     pictures_of,
     planned,
 )
+from clims_lib.results.text import text_table
 from clims_lib.stage import NotMade, looking_only
 
 BESIDES = 1.5  # GiB: CUDA itself and cuDNN's work space, which no tensor holds
@@ -115,16 +116,8 @@ def plan_table(profile: Profile, gpu: GPU, rows: Sequence[Budgeted]) -> str:
     peak, hours = most_memory(rows), f"{sum(row.seconds for row in rows) / 3600:.2f}"
     disk = f"{(to_write(rows) + data) / 1e9:.1f}"
     lines.append(["still to come", "", "", "", f"{peak:.1f}", hours, disk, ""])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    text = [
-        "  ".join(
-            cell.rjust(width) if 1 < i < 7 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([f"{profile.name}, one {gpu.name}", "", *text, "", *_notes(gpu, peak)])
+    table = text_table(lines, right=range(2, 7))
+    return "\n".join([f"{profile.name}, one {gpu.name}", "", table, "", *_notes(gpu, peak)])
 
 
 def _notes(gpu: GPU, peak: float) -> list[str]:

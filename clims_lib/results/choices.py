@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clims_lib.artifacts import read_json
 from clims_lib.config import ROOT
-from clims_lib.results.tables import headline_of
+from clims_lib.results.tables import headline_of, scores_of_row
 
 PATH = ROOT / "data" / "results" / "mini_choices.json"
 
@@ -25,7 +25,7 @@ def against_mini(choices: dict, measure: str = "miou") -> dict[str, list[float]]
     """
     split, (usual, *others) = headline_of(choices["rows"]), choices["settings"]
     score = {
-        (row["method"], row["seed"]): ({"miou": row["miou"]} | row["iou"] | row["leak"])[measure]
+        (row["method"], row["seed"]): scores_of_row(row)[measure]
         for row in choices["rows"]
         if row["split"] == split
     }

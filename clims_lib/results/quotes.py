@@ -11,12 +11,18 @@ the difference bears out.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 
 from clims_lib.config import Profile, did_you_mean, load_profile
-from clims_lib.results.tables import committed_results, headline_of, mean_per_cent, mean_spread
+from clims_lib.results.tables import (
+    committed_results,
+    headline_of,
+    mean_per_cent,
+    mean_spread,
+    scores_of_row,
+)
+from clims_lib.results.verdicts import combined_error, verdict
 
 _PLACE = re.compile(r"\{(?P<row>\w+)(?:-(?P<other>\w+))?(?::(?P<measure>[^}?]+))?"
                     r"(?:\?(?P<words>[^}]*))?\}")  # fmt: skip
@@ -47,8 +53,7 @@ def filled(text: str, results: dict, split: str = "") -> str:
     scores: dict[str, dict[int, dict]] = {}
     for row in results["rows"]:
         if row["split"] == split:
-            found = {"miou": row["miou"]} | row["iou"] | (row.get("leak") or {})
-            scores.setdefault(row["method"], {})[row["seed"]] = found
+            scores.setdefault(row["method"], {})[row["seed"]] = scores_of_row(row)
     for entry in results.get("zero_shot", []):
         if entry["split"] == split:
             scores.setdefault(entry["model"], {})[entry["seed"]] = entry["accuracy"]
@@ -67,12 +72,10 @@ def filled(text: str, results: dict, split: str = "") -> str:
 
 
 def direction(values: Iterable[float]) -> str:
-    """ "more", "less", or "undecided": seeds' differences that lie within twice their mean's
-    standard error of 0, or of which there are fewer than two."""
-    mean, spread, count = mean_spread(list(values))
-    if count < 2 or abs(mean) <= 2 * spread / math.sqrt(count):
-        return "undecided"
-    return "more" if mean > 0 else "less"
+    """ "more", "less", or "undecided": the verdict on seeds' differences being above 0."""
+    mean, spread, seeds = mean_spread(list(values))
+    found = verdict(mean, combined_error(spread, seeds, of_pictures=0.0), goal=0.0)
+    return {"met": "more", "not met": "less"}.get(found, found)
 
 
 def _values(

@@ -11,11 +11,13 @@ import statistics
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from clims_lib.artifacts import read_json, rounded, write_json
 from clims_lib.config import ROOT, Profile, did_you_mean
+from clims_lib.results.text import text_table
 
 LISTS = ("rows", "zero_shot", "oracle")  # of results.json
 IDENTITY = {
@@ -124,6 +126,11 @@ def headline_of(rows: Iterable[dict]) -> str:
     return "test" if any(row["split"] == "test" for row in rows) else "val"
 
 
+def scores_of_row(row: dict) -> dict[str, Any]:
+    """A row's "miou", classes' IoU and leak rates by name, in fractions."""
+    return {"miou": row["miou"]} | row.get("iou", {}) | (row.get("leak") or {})
+
+
 def summary(rows: Iterable[dict], split: str = "") -> dict[str, dict[str, tuple]]:
     """Return {method: {measure: (mean, spread, seeds)}} in fractions for one split.
 
@@ -136,8 +143,7 @@ def summary(rows: Iterable[dict], split: str = "") -> dict[str, dict[str, tuple]
     for row in rows:
         if row["split"] == split:
             measures = values.setdefault(row["method"], {})
-            scores = {"miou": row["miou"]} | row.get("iou", {}) | (row.get("leak") or {})
-            for name, score in scores.items():
+            for name, score in scores_of_row(row).items():
                 if score is not None:
                     measures.setdefault(name, []).append(score)
     return {
@@ -186,15 +192,7 @@ def results_table(
             if committed:
                 line.append(mean_per_cent(theirs.get(method, {}).get(name)))
         lines.append(line)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0])]
-            + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]
-        )
-        for line in lines
-    )
+    return text_table(lines, right=range(1, len(header)))
 
 
 def beyond_spread(
@@ -282,8 +280,7 @@ def _check(measured: dict, path: Path) -> None:
             if missing:
                 raise ValueError(f"{Path(path).name}: {name} {row} lacks {', '.join(missing)}")
     for row in measured.get("rows", []):
-        scores = {"miou": row["miou"]} | row.get("iou", {}) | (row.get("leak") or {})
-        for measure, score in scores.items():
+        for measure, score in scores_of_row(row).items():
             if score is not None and not 0 <= score <= 1:
                 raise ValueError(
                     f"{Path(path).name}: {row['method']} {measure} = {score}, but "

@@ -12,6 +12,7 @@ from typing import Any
 
 from clims_lib.artifacts import read_json
 from clims_lib.config import ROOT, Profile
+from clims_lib.results.text import text_table
 
 Settings = Mapping[str, float]
 
@@ -62,12 +63,7 @@ def tuning_table(tuning: Mapping[str, Any]) -> str:
             ]
             runs = (str(len(trials)), where) if i == 0 else ("", "")
             lines.append((row if i == 0 else "", name, "  ".join(said), *runs))
-    widths = [max(len(line[i]) for line in lines) for i in range(5)]
-    lines.insert(1, tuple("-" * width for width in widths))
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return text_table(lines)
 
 
 def _alone(trials: list[dict], name: str) -> dict[float, str]:

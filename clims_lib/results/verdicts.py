@@ -25,6 +25,7 @@ from clims_lib.bootstrap import DRAWS, draw_pictures, scores_of_draws, standard_
 from clims_lib.config import Profile
 from clims_lib.results.claims import CLAIMS, Claim, Found
 from clims_lib.results.tables import headline_of, mean_spread, read_committed
+from clims_lib.results.text import text_table
 
 ERRORS = 2.0  # how many of them a difference must be away from its goal
 LACKING = (KeyError, TypeError, ZeroDivisionError)  # no such row, no picture, nothing leaked before
@@ -188,14 +189,4 @@ def claims_table(tested: Iterable[dict]) -> str:
                 f"{one['since']}, {'before' if one['before'] else 'after'}",
             )
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    lines.insert(1, tuple("-" * width for width in widths))
-    right = (False, True, True, True, False, False)
-    text = [
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([*text, "", RULE])
+    return "\n".join([text_table(lines, right=(1, 2, 3)), "", RULE])
