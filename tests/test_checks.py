@@ -178,3 +178,13 @@ def test_the_commands_refuse(capsys):
     for words in (["plan"], ["train", "cam"], ["segment", "supervised"]):
         assert main([*words, "--profile", "tiny", "-p", "cam.weights=imagnet"]) == 1
         assert "did you mean imagenet?" in capsys.readouterr().err
+
+
+def test_an_absent_clip_stops_only_what_needs_it(capsys):
+    profile = load_profile("voc2012_smoke", ["clip_checkpoint=absent/clip.pt"])
+    assert misfits(profile) == misfits(profile, row="cam") == []
+    for row in ("clims", "clims_no_btm", "cct_clims"):
+        (said,) = misfits(profile, row=row)
+        assert "CLIP's weights are not here" in said and "absent/clip.pt" in said
+    words = ["train", "clims", "--profile", profile.name, "-p", "clip_checkpoint=absent/clip.pt"]
+    assert main(words) == 1 and "CLIP's weights are not here" in capsys.readouterr().err
